@@ -1,0 +1,251 @@
+"""Configuration of [`SolarSFTTrainer`]: TRL's `SFTConfig` and the alignment fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+from trl import SFTConfig
+
+from .objectives import OBJECTIVES, SCHEDULES
+
+
+PIVOT_BATCHING = ("grouped", "random")
+MISSING_PIVOT = ("keep", "drop", "error")
+MULTIPLE_PIVOTS = ("error", "first", "sample")
+
+
+@dataclass
+class SolarSFTConfig(SFTConfig):
+    r"""
+    Configuration class for the [`SolarSFTTrainer`].
+
+    This class includes only the parameters that are specific to the cross-lingual alignment objective. For the others,
+    see [`~trl.SFTConfig`] and [`~transformers.TrainingArguments`]; their defaults are unchanged.
+
+    Using [`~transformers.HfArgumentParser`] we can turn this class into
+    [argparse](https://docs.python.org/3/library/argparse#module-argparse) arguments that can be specified on the
+    command line.
+
+    Parameters:
+        > Parameters that control the alignment objective
+
+        alignment_objective (`str`, *optional*, defaults to `"solar"`):
+            Preset of the alignment objective. `"solar"` pulls the soft-token summary of each non-pivot response toward
+            that of its pivot parallel (SOLAR, https://huggingface.co/papers/2606.26466). `"none"` turns alignment off:
+            training is then that of [`~trl.SFTTrainer`], bit for bit.
+        alignment_weight (`float`, *optional*, defaults to `1.0`):
+            Weight λ of the alignment term in the loss. `0` turns alignment off like `alignment_objective="none"`. The
+            paper's value is not public. `1.0` is the largest weight that was harmless in small offline experiments
+            whether or not the embeddings could move; at `3.0` with embeddings that could not move (as under LoRA),
+            probability leaked onto pivot-language tokens and accuracy collapsed.
+        alignment_schedule (`str`, *optional*, defaults to `"constant"`):
+            How λ changes over training, after the warm-up: `"constant"`, `"linear_decay"` (to 0 at the last step) or
+            `"cosine_decay"` (likewise, along half a cosine).
+        alignment_warmup_ratio (`float`, *optional*, defaults to `0.0`):
+            Share of the optimizer steps over which λ first rises linearly from 0.
+        soft_token_temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature τ of the distribution that mixes the embeddings: `p = softmax(logits / τ)`. `1.0` mixes with the
+            model's own next-token distribution. The SFT loss is not affected.
+        soft_token_top_k (`int`, *optional*):
+            Mix over the `k` most likely tokens only, renormalised. `None` (default) mixes over the whole vocabulary,
+            which costs no more here and has no discontinuity where ranks swap.
+        detach_pivot (`bool`, *optional*, defaults to `True`):
+            Whether the pivot's summary is a constant target. With `False`, the pivot language moves toward the others
+            as well, and pivots that are not in the batch go through a forward pass with gradients.
+        detach_embeddings (`bool`, *optional*, defaults to `False`):
+            Whether the embeddings that are mixed are constants for the alignment term. With `False` they feel the pull
+            too (where they are trainable at all), which in small experiments was the safer way.
+
+        > Parameters that control the pairing of examples
+
+        pivot_language (`str` or `list[str]`, *optional*, defaults to `"en"`):
+            Value of the language column that marks pivots. Several values are aliases of one pivot language.
+        language_column (`str`, *optional*, defaults to `"language"`):
+            Name of the column with each row's language.
+        parallel_id_column (`str` or `list[str]`, *optional*, defaults to `"parallel_id"`):
+            Name of the column that holds the same value on every translation of an item. Name several columns where ids
+            repeat across sources or splits.
+        pivot_batching (`str`, *optional*, defaults to `"grouped"`):
+            Order of the training rows. `"grouped"` keeps the translations of an item next to each other in a per-device
+            batch, so that their pivot is normally there and costs nothing. `"random"` keeps the order of
+            [`~trl.SFTTrainer`]; pivots that are not in the batch then go through a forward pass of their own.
+        missing_pivot (`str`, *optional*, defaults to `"keep"`):
+            What to do with a non-pivot row that has no pivot: `"keep"` it for the SFT loss alone, `"drop"` it from the
+            dataset, or raise an `"error"`.
+        multiple_pivots (`str`, *optional*, defaults to `"error"`):
+            What to do with an item that has several different pivots (say several English solutions of one problem):
+            raise an `"error"`, take the `"first"`, or `"sample"` one per epoch, seeded by `(seed, epoch, item)`.
+            Evaluation always takes the first. Identical duplicates count as one.
+    """
+
+    # Parameters that control the alignment objective
+    alignment_objective: str = field(
+        default="solar",
+        metadata={
+            "help": "Preset of the alignment objective: 'solar' pulls the soft-token summary of each non-pivot response "
+            "toward that of its pivot parallel; 'none' turns alignment off.",
+            "choices": list(OBJECTIVES),
+        },
+    )
+    alignment_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the alignment term in the loss. 0 turns alignment off."},
+    )
+    alignment_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "How the alignment weight changes over training, after the warm-up: 'constant', 'linear_decay' or "
+            "'cosine_decay' (both to 0 at the last step).",
+            "choices": list(SCHEDULES),
+        },
+    )
+    alignment_warmup_ratio: float = field(
+        default=0.0,
+        metadata={"help": "Share of the optimizer steps over which the alignment weight first rises linearly from 0."},
+    )
+    soft_token_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Temperature of the distribution that mixes the embeddings into soft tokens. Does not affect the "
+            "SFT loss."
+        },
+    )
+    soft_token_top_k: int | None = field(
+        default=None,
+        metadata={
+            "help": "Mix over the k most likely tokens only, renormalised. `None` mixes over the whole vocabulary."
+        },
+    )
+    detach_pivot: bool = field(
+        default=True,
+        metadata={"help": "Whether the pivot's summary is a constant target, which sends no gradient anywhere."},
+    )
+    detach_embeddings: bool = field(
+        default=False,
+        metadata={"help": "Whether the mixed embeddings are constants for the alignment term."},
+    )
+
+    # Parameters that control the pairing of examples
+    pivot_language: str | list[str] = field(
+        default="en",
+        metadata={
+            "help": "Value of the language column that marks pivots. Several values are aliases of one pivot language."
+        },
+    )
+    language_column: str = field(
+        default="language",
+        metadata={"help": "Name of the column with each row's language."},
+    )
+    parallel_id_column: str | list[str] = field(
+        default="parallel_id",
+        metadata={
+            "help": "Name of the column (or columns) holding the same value on every translation of an item."
+        },
+    )
+    pivot_batching: str = field(
+        default="grouped",
+        metadata={
+            "help": "Order of the training rows: 'grouped' keeps the translations of an item in one per-device batch, "
+            "'random' keeps the order of `SFTTrainer`.",
+            "choices": list(PIVOT_BATCHING),
+        },
+    )
+    missing_pivot: str = field(
+        default="keep",
+        metadata={
+            "help": "What to do with a non-pivot row that has no pivot: 'keep' it for the SFT loss alone, 'drop' it, or "
+            "raise an 'error'.",
+            "choices": list(MISSING_PIVOT),
+        },
+    )
+    multiple_pivots: str = field(
+        default="error",
+        metadata={
+            "help": "What to do with an item that has several different pivots: raise an 'error', take the 'first', or "
+            "'sample' one per epoch.",
+            "choices": list(MULTIPLE_PIVOTS),
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in (
+            ("alignment_objective", OBJECTIVES),
+            ("alignment_schedule", SCHEDULES),
+            ("pivot_batching", PIVOT_BATCHING),
+            ("missing_pivot", MISSING_PIVOT),
+            ("multiple_pivots", MULTIPLE_PIVOTS),
+        ):
+            value = getattr(self, name)
+            if value not in tuple(choices):
+                raise ValueError(f"`{name}` is {value!r}, expected one of {', '.join(map(repr, choices))}.")
+
+        # YAML reads `1e-1` as a string, and so does the command line for untyped values
+        for name in ("alignment_weight", "alignment_warmup_ratio", "soft_token_temperature"):
+            value = getattr(self, name)
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                raise TypeError(f"`{name}` must be a number, got {value!r}.") from None
+            setattr(self, name, number)
+        if not (math.isfinite(self.alignment_weight) and self.alignment_weight >= 0):
+            raise ValueError(
+                f"`alignment_weight` is {self.alignment_weight}, expected a finite number ≥ 0 (0 turns alignment off)."
+            )
+        if not 0 <= self.alignment_warmup_ratio <= 1:
+            raise ValueError(
+                f"`alignment_warmup_ratio` is {self.alignment_warmup_ratio}, expected a share of training in [0, 1]."
+            )
+        if not (math.isfinite(self.soft_token_temperature) and self.soft_token_temperature > 0):
+            raise ValueError(
+                f"`soft_token_temperature` is {self.soft_token_temperature}, expected a finite number > 0. For a "
+                "sharper mixture use a small positive value or `soft_token_top_k=1`."
+            )
+        if self.soft_token_top_k is not None:
+            if isinstance(self.soft_token_top_k, bool) or not isinstance(self.soft_token_top_k, int):
+                raise TypeError(f"`soft_token_top_k` must be an integer or `None`, got {self.soft_token_top_k!r}.")
+            if self.soft_token_top_k < 1:
+                raise ValueError(
+                    f"`soft_token_top_k` is {self.soft_token_top_k}, expected at least 1, or `None` for the whole "
+                    "vocabulary."
+                )
+        for name in ("pivot_language", "parallel_id_column"):
+            value = getattr(self, name)
+            values = [value] if isinstance(value, str) else value
+            if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, str) and v for v in values):
+                raise ValueError(f"`{name}` must be a non-empty string or a list of them, got {value!r}.")
+        if not isinstance(self.language_column, str) or not self.language_column:
+            raise ValueError(f"`language_column` must be a non-empty string, got {self.language_column!r}.")
+
+    @property
+    def alignment_enabled(self) -> bool:
+        """Whether there is an alignment term at all: an objective other than `"none"` with a weight above 0."""
+        return self.alignment_objective != "none" and self.alignment_weight > 0
+
+    @classmethod
+    def from_arguments(cls, args: TrainingArguments) -> SolarSFTConfig:
+        """
+        Convert a plain [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`], field by field.
+
+        Args:
+            args ([`~transformers.TrainingArguments`]):
+                Arguments to convert. Values are read from the object itself, not from `to_dict()`, which hides tokens
+                (`hub_token`, but `eos_token` too). An instance of this class is returned as it is.
+
+        Returns:
+            [`SolarSFTConfig`]: The same settings, with the default alignment fields.
+        """
+        if isinstance(args, cls):
+            return args
+        known = {f.name for f in dataclasses.fields(cls) if f.init}
+        values = {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.init}
+        lost = sorted(name for name in values.keys() - known if values[name] is not None)
+        if lost:
+            raise TypeError(
+                f"{type(args).__name__} has fields that `SolarSFTConfig` does not: {', '.join(lost)}. Derive your "
+                "configuration class from `SolarSFTConfig` instead."
+            )
+        return cls(**{name: value for name, value in values.items() if name in known})

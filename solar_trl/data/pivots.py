@@ -1,0 +1,114 @@
+"""Pivots, kept once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from .resolve import ResolvedPairs
+
+
+# Columns added to a dataset once its pairs are resolved; integers, so that texts are never duplicated
+PIVOT_COLUMN = "solar_pivot"  # first pivot of the row's item in the pivot table, or -1
+OWN_COLUMN = "solar_own_pivot"  # which entry of the pivot table the row itself is, or -1
+LANGUAGE_COLUMN = "solar_language"  # index into the trainer's languages
+PAIRING_COLUMNS = (PIVOT_COLUMN, OWN_COLUMN, LANGUAGE_COLUMN)
+
+
+class PivotTable:
+    """
+    The pivots of all datasets of a trainer, each stored once (a view of the rows it came from, not a copy).
+
+    Args:
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of [`draw`].
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self._offsets: list[int] = [0]
+        self._tables: list[Dataset] = []
+        self._counts: list[np.ndarray] = []
+        # In shared memory: dataloader workers see the epoch that the main process sets
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return self._offsets[-1]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose draws the next batches use."""
+        self._epoch.fill_(epoch)
+
+    def add(self, source: Dataset, pairs: ResolvedPairs) -> int:
+        """Add the pivots of a dataset; returns the index of the first one."""
+        offset = len(self)
+        columns = [name for name in ("input_ids", "labels") if name in source.column_names]
+        self._tables.append(source.select(pairs.table_rows).select_columns(columns).with_format(None))
+        self._counts.append(pairs.counts)
+        self._offsets.append(offset + len(pairs.table_rows))
+        return offset
+
+    def truncate(self, size: int) -> None:
+        """Forget the pivots from index `size` on (of datasets that were passed to a single call of `evaluate`)."""
+        while len(self) > size:
+            self._tables.pop()
+            self._counts.pop()
+            self._offsets.pop()
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"Pivot {index} is not in the table of {len(self)} pivots.")
+        table = int(np.searchsorted(self._offsets, index, side="right")) - 1
+        return table, index - self._offsets[table]
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        table, row = self._locate(index)
+        return self._tables[table][row]
+
+    def draw(self, first: int) -> int:
+        """
+        One pivot of the item whose first pivot is `first`.
+
+        With several candidates the choice depends on `(seed, epoch, item)` alone: all translations of an item get the
+        same partner within an epoch, whatever batch, worker or rank they are in, and again after a resume.
+        """
+        table, row = self._locate(first)
+        count = int(self._counts[table][row])
+        if count == 1:
+            return first
+        rng = np.random.default_rng([self.seed, int(self._epoch), first])
+        return first + int(rng.integers(count))
+
+
+def attach_pairs(dataset: Dataset, pairs: ResolvedPairs, offset: int, languages: list[str]) -> Dataset:
+    """
+    Add the pairing columns to a dataset, and drop the rows that `missing_pivot="drop"` names.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The prepared rows that `pairs` was resolved on.
+        pairs ([`ResolvedPairs`]):
+            Their pairs.
+        offset (`int`):
+            Index of their first pivot in the [`PivotTable`].
+        languages (`list[str]`):
+            All languages of the trainer; those of the dataset are appended if they are new.
+
+    Returns:
+        [`~datasets.Dataset`]: The rows with the columns `PAIRING_COLUMNS`.
+    """
+    for name in pairs.language_names:
+        if name not in languages:
+            languages.append(name)
+    language = np.asarray([languages.index(name) for name in pairs.language_names] or [0])[pairs.language]
+    keep = pairs.keep
+    if len(keep) < len(dataset):
+        dataset = dataset.select(keep)
+    for name, values in (
+        (PIVOT_COLUMN, np.where(pairs.pivot >= 0, pairs.pivot + offset, -1)),
+        (OWN_COLUMN, np.where(pairs.own >= 0, pairs.own + offset, -1)),
+        (LANGUAGE_COLUMN, language),
+    ):
+        dataset = dataset.add_column(name, values[keep])
+    return dataset

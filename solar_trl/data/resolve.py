@@ -1,0 +1,234 @@
+"""From a prepared dataset to index columns and a table of pivots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from .pairing import (
+    Keys,
+    PairingColumns,
+    describe_ids,
+    distinct_pivots,
+    raise_if_ambiguous,
+    read_keys,
+)
+from .report import PairingReport
+
+
+class NothingToAlign(ValueError):
+    """A dataset holds no pairs at all: an error for training, normal for an evaluation set."""
+
+
+@dataclass
+class ResolvedPairs:
+    """
+    The pairs of one dataset.
+
+    Args:
+        pivot (`numpy.ndarray` of shape `(n,)` and dtype int64):
+            First pivot of the row's item in the pivot table, on the paired rows and on their pivots; -1 elsewhere.
+        own (`numpy.ndarray` of shape `(n,)` and dtype int64):
+            Which entry of the pivot table the row itself is, or -1.
+        table_rows (`numpy.ndarray` of shape `(m,)` and dtype int64):
+            Rows of the pivot source that make up the table. Pivots of the same item are next to each other.
+        counts (`numpy.ndarray` of shape `(m,)` and dtype int64):
+            At the first pivot of each item, how many there are.
+        keep (`numpy.ndarray` of shape `(k,)` and dtype int64):
+            Rows to keep, all of them unless `missing_pivot="drop"`. The arrays above are over all rows.
+        language (`numpy.ndarray` of shape `(n,)` and dtype int64):
+            Index into `language_names`.
+        language_names (`list[str]`):
+            Languages of the dataset.
+        report ([`PairingReport`]):
+            What was found.
+    """
+
+    pivot: np.ndarray
+    own: np.ndarray
+    table_rows: np.ndarray
+    counts: np.ndarray
+    keep: np.ndarray
+    language: np.ndarray
+    language_names: list[str]
+    report: PairingReport
+
+
+def count_supervised(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Number of positions whose next-token label is not -100, and number of tokens, of each row.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Prepared rows with `input_ids` and, optionally, `labels` (the input IDs without it, as in TRL's collator).
+
+    Returns:
+        tuple of two `numpy.ndarray` of shape `(n,)` and dtype int64.
+    """
+    column = "labels" if "labels" in dataset.column_names else "input_ids"
+    supervised, lengths = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        for chunk in table.column(column).chunks:
+            offsets = chunk.offsets.to_numpy().astype(np.int64)
+            values = chunk.values.to_numpy(zero_copy_only=False)
+            valid = np.concatenate([[0], np.cumsum(values != -100)])
+            first = np.minimum(offsets[:-1] + 1, offsets[1:])  # position 0 predicts nothing that precedes it
+            supervised.append(valid[offsets[1:]] - valid[first])
+            lengths.append(np.diff(offsets))
+    return np.concatenate(supervised).astype(np.int64), np.concatenate(lengths)
+
+
+def resolve_pairs(
+    dataset: Dataset,
+    columns: PairingColumns,
+    name: str,
+    pivot_dataset: Dataset | None = None,
+    missing_pivot: str = "keep",
+    multiple_pivots: str = "error",
+    max_length: int | None = None,
+) -> ResolvedPairs:
+    """
+    Resolve who is whose parallel in a dataset.
+
+    Works on raw rows too (then only the keys are checked, nothing is known about lengths yet). Rows without any supervised
+    position have no summary: they neither pair nor serve as pivots.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows in the long format.
+        columns ([`PairingColumns`]):
+            Where languages and ids stand.
+        name (`str`):
+            What to call the dataset in messages, e.g. `"train dataset"`.
+        pivot_dataset ([`~datasets.Dataset`], *optional*):
+            Where the pivots stand, if not in `dataset`. Without the language column, every row of it is a pivot.
+        missing_pivot (`str`, *optional*, defaults to `"keep"`):
+            `"keep"`, `"drop"` or `"error"`.
+        multiple_pivots (`str`, *optional*, defaults to `"error"`):
+            `"error"`, `"first"` or `"sample"`.
+        max_length (`int`, *optional*):
+            Length at which rows were truncated, for the report.
+
+    Returns:
+        [`ResolvedPairs`]
+
+    Raises:
+        NothingToAlign: A `ValueError`, if there are no pivots or nothing pairs.
+        ValueError: If columns are missing, or a policy is `"error"` and meets its case.
+        TypeError: If languages or ids have a wrong type.
+    """
+    prepared = "input_ids" in dataset.column_names
+    keys, pivot_keys, source = _read(dataset, columns, name, pivot_dataset)
+    supervised, lengths = count_supervised(dataset) if prepared else (None, None)
+    usable = np.ones(len(dataset), bool) if supervised is None else supervised > 0
+    pivot_usable, pivot_supervised = usable, supervised
+    if pivot_dataset is not None and "input_ids" in pivot_dataset.column_names:
+        pivot_supervised, _ = count_supervised(pivot_dataset)
+        pivot_usable = pivot_supervised > 0
+    elif pivot_dataset is not None:
+        pivot_usable = np.ones(len(pivot_dataset), bool)
+
+    candidates = np.flatnonzero(pivot_keys.is_pivot & (pivot_keys.item >= 0) & pivot_usable)
+    if not len(candidates):
+        raise NothingToAlign(_no_pivots(pivot_keys, columns, name if pivot_dataset is None else "pivot dataset"))
+    wants = ~keys.is_pivot & (keys.item >= 0) & usable
+    candidates = candidates[np.isin(pivot_keys.item[candidates], keys.item[wants])]
+    if not len(candidates):
+        raise NothingToAlign(_nothing_pairs(dataset, source, keys, pivot_keys, columns, name))
+    candidates = candidates[np.argsort(pivot_keys.item[candidates], kind="stable")]
+    items = pivot_keys.item[candidates]
+
+    # Whether raw rows clash is only known once they are prepared: different columns can be one sequence of tokens
+    representatives = np.arange(len(candidates))
+    if prepared:
+        representatives = distinct_pivots(source, candidates, items, columns)
+        if multiple_pivots == "error":
+            raise_if_ambiguous(source, candidates, items, representatives, columns, name)
+    in_table = representatives == np.arange(len(candidates))
+    if multiple_pivots != "sample":
+        in_table &= np.concatenate([[True], items[1:] != items[:-1]])
+    entry = np.where(in_table, np.cumsum(in_table) - 1, -1)[representatives]  # candidate -> table
+    table_rows, table_items = candidates[in_table], items[in_table]
+    starts = np.flatnonzero(np.concatenate([[True], table_items[1:] != table_items[:-1]]))
+    counts = np.zeros(len(table_rows), np.int64)
+    counts[starts] = np.diff(np.append(starts, len(table_rows)))
+
+    first = np.full(max(keys.item.max(initial=-1), pivot_keys.item.max(initial=-1)) + 2, -1, np.int64)
+    first[table_items[starts]] = starts
+    own = np.full(len(dataset), -1, np.int64)
+    if pivot_dataset is None:
+        own[candidates] = entry
+    pivot = np.where(wants | (own >= 0), first[keys.item], -1)
+
+    paired = (pivot >= 0) & (own < 0)
+    missing = np.flatnonzero(~keys.is_pivot & ~paired)
+    if missing_pivot == "error" and len(missing):
+        examples = "; ".join(describe_ids(dataset, missing[:5], columns))
+        raise ValueError(
+            f"{len(missing)} rows of the {name} have no pivot, e.g. {examples} (`missing_pivot='error'`). Add their "
+            f"{columns.pivot_languages[0]!r} rows, or set `missing_pivot` to 'keep' or 'drop'."
+        )
+    keep = np.arange(len(dataset))
+    if missing_pivot == "drop":
+        keep = np.flatnonzero(keys.is_pivot | paired)
+    report = PairingReport.build(
+        name=name,
+        keys=keys,
+        paired=paired,
+        unusable=~usable,
+        dropped=missing if missing_pivot == "drop" else missing[:0],
+        table_size=len(table_rows),
+        supervised=supervised,
+        pivot_supervised=None if pivot_supervised is None else pivot_supervised[table_rows],
+        pivot=pivot,
+        lengths=lengths,
+        max_length=max_length,
+    )
+    return ResolvedPairs(pivot, own, table_rows, counts, keep, keys.language, keys.language_names, report)
+
+
+def _read(
+    dataset: Dataset, columns: PairingColumns, name: str, pivot_dataset: Dataset | None
+) -> tuple[Keys, Keys, Dataset]:
+    if pivot_dataset is None:
+        (keys,) = read_keys([(name, dataset)], columns)
+        return keys, keys, dataset
+    if columns.language not in pivot_dataset.column_names:
+        pivot_dataset = pivot_dataset.add_column(columns.language, [columns.pivot_languages[0]] * len(pivot_dataset))
+    keys, pivot_keys = read_keys([(name, dataset), ("pivot dataset", pivot_dataset)], columns)
+    return keys, pivot_keys, pivot_dataset
+
+
+def _languages(keys: Keys) -> str:
+    counts = np.bincount(keys.language, minlength=len(keys.language_names))
+    shown = ", ".join(f"{name!r} ({count} rows)" for name, count in zip(keys.language_names[:20], counts, strict=False))
+    return shown + (f" and {len(keys.language_names) - 20} more" if len(keys.language_names) > 20 else "")
+
+
+def _no_pivots(keys: Keys, columns: PairingColumns, name: str) -> str:
+    wanted = " or ".join(map(repr, columns.pivot_languages))
+    if keys.is_pivot.any():
+        return (
+            f"None of the {int(keys.is_pivot.sum())} pivot rows ({columns.language} {wanted}) of the {name} can be used: "
+            f"their id ({', '.join(columns.parallel_id)}) is missing, or no response token was left after truncation "
+            "(see `max_length`)."
+        )
+    return (
+        f"The {name} has no pivot rows: none has {columns.language} {wanted}. Found: {_languages(keys)}. Set "
+        "`pivot_language` to the pivot's value in your data, or pass the pivots as `pivot_dataset`."
+    )
+
+
+def _nothing_pairs(
+    dataset: Dataset, source: Dataset, keys: Keys, pivot_keys: Keys, columns: PairingColumns, name: str
+) -> str:
+    ids = "; ".join(describe_ids(dataset, np.flatnonzero(~keys.is_pivot)[:3], columns)) or "none"
+    pivot_ids = "; ".join(describe_ids(source, np.flatnonzero(pivot_keys.is_pivot)[:3], columns))
+    return (
+        f"Nothing pairs in the {name}: no row in another language shares its id ({', '.join(columns.parallel_id)}) with a "
+        f"pivot row ({columns.language} {' or '.join(map(repr, columns.pivot_languages))}). Languages found: "
+        f"{_languages(keys)}. Ids of non-pivot rows: {ids}. Ids of pivot rows: {pivot_ids}. Every translation of an item "
+        "must carry the same id. To train without alignment, set `alignment_objective='none'`."
+    )

@@ -1,0 +1,78 @@
+"""The pairs of all datasets of one trainer."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+
+from .._logging import get_logger
+from .pairing import PairingColumns
+from .pivots import PIVOT_COLUMN, PivotTable, attach_pairs
+from .report import PairingReport
+from .resolve import NothingToAlign, resolve_pairs
+
+
+class PairingSession:
+    """
+    Resolves the pairs of each dataset once, within that dataset: evaluation rows never meet training pivots that happen to
+    share an id.
+
+    Args:
+        columns ([`PairingColumns`]):
+            Where languages and ids stand.
+        missing_pivot (`str`):
+            Policy for training rows without a pivot. Evaluation sets keep all their rows.
+        multiple_pivots (`str`):
+            Policy for items with several different pivots. `"sample"` becomes `"first"` in evaluation.
+        max_length (`int`, *optional*):
+            Length at which rows are truncated, for the report.
+        seed (`int`):
+            Seed of sampled pivots.
+    """
+
+    def __init__(
+        self, columns: PairingColumns, missing_pivot: str, multiple_pivots: str, max_length: int | None, seed: int
+    ):
+        self.columns = columns
+        self.missing_pivot = missing_pivot
+        self.multiple_pivots = multiple_pivots
+        self.max_length = max_length
+        self.table = PivotTable(seed)
+        self.languages: list[str] = []
+        self.reports: dict[str, PairingReport] = {}
+
+    def check(self, dataset: Dataset, pivot_dataset: Dataset | None) -> None:
+        """Raise what the raw training rows already show to be wrong, before a model is loaded or a text tokenized."""
+        resolve_pairs(dataset, self.columns, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
+
+    def pair_train(self, dataset: Dataset, pivot_dataset: Dataset | None) -> Dataset:
+        """Resolve the pairs of the prepared training rows; raises if nothing pairs."""
+        return self._pair(dataset, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
+
+    def pair_eval(self, dataset: Dataset, name: str, pivot_dataset: Dataset | None) -> Dataset:
+        """Resolve the pairs of prepared evaluation rows; without any, the rows come back as they are, with one notice."""
+        if not isinstance(dataset, Dataset):
+            get_logger().warning(f"The {name} is streaming: it gets the SFT metrics only.")
+            return dataset
+        if PIVOT_COLUMN in dataset.column_names:
+            return dataset
+        lacking = [column for column in self.columns.names if column not in dataset.column_names]
+        reason = f"it has no column {lacking[0]!r}" if lacking else None
+        if reason is None:
+            policy = "first" if self.multiple_pivots == "sample" else self.multiple_pivots
+            try:
+                return self._pair(dataset, name, pivot_dataset, "keep", policy)
+            except NothingToAlign as error:
+                reason = str(error)
+        get_logger().warning(f"The {name} gets the SFT metrics only, without alignment: {reason}")
+        return dataset
+
+    def _pair(
+        self, dataset: Dataset, name: str, pivot_dataset: Dataset | None, missing_pivot: str, multiple_pivots: str
+    ) -> Dataset:
+        pairs = resolve_pairs(
+            dataset, self.columns, name, pivot_dataset, missing_pivot, multiple_pivots, self.max_length
+        )
+        offset = self.table.add(dataset if pivot_dataset is None else pivot_dataset, pairs)
+        self.reports[name] = pairs.report
+        get_logger().info(str(pairs.report))
+        return attach_pairs(dataset, pairs, offset, self.languages)

@@ -1,0 +1,412 @@
+"""`SolarSFTTrainer`: TRL's `SFTTrainer` with a cross-lingual alignment term."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from trl import SFTTrainer
+
+from . import checks
+from ._compat import base_model, loss_is_divided_by_accumulation
+from ._logging import get_logger
+from .config import SolarSFTConfig
+from .data import (
+    ALIGNMENT_KEY,
+    PAIRING_COLUMNS,
+    PIVOT_COLUMN,
+    DataCollatorForPivotAlignment,
+    PairingColumns,
+    PairingSession,
+    ParallelGroupSampler,
+)
+from .metrics import AlignmentMeter
+from .model_card import PAPER, add_alignment_section
+from .modeling import Pooling, add_soft_token_head
+from .objectives import OBJECTIVES, pair_distances, scheduled_weight
+
+
+class _RecordingProxy:
+    """Stands in for the model in TRL's `compute_loss`: asks its fused forward for summaries too, and keeps the outputs."""
+
+    def __init__(self, model: nn.Module, pooling: Pooling):
+        self.model = model
+        self.pooling = pooling
+        self.outputs = None
+
+    def __call__(self, *args, **kwargs):
+        if not kwargs.get("fused_lm_head") or self.outputs is not None:
+            return self.model(*args, **kwargs)
+        self.outputs = self.model(*args, soft_token_pooling=self.pooling, **kwargs)
+        return self.outputs
+
+
+class _EpochCallback(TrainerCallback):
+    """
+    Tells the sampler and the pivot table which epoch it is.
+
+    After a resume on several ranks the sampler lies too deep for accelerate's and the Trainer's own `set_epoch`: epoch 0
+    would be replayed. `state.epoch` alone does not do, since it is behind after an epoch that was stopped early.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None]):
+        self._set_epoch = set_epoch
+        self._epoch: int | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._epoch = None
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._epoch = int(state.epoch or 0) if self._epoch is None else self._epoch + 1
+        self._set_epoch(self._epoch)
+
+
+class SolarSFTTrainer(SFTTrainer):
+    r"""
+    Trainer for supervised fine-tuning with cross-lingual alignment.
+
+    Extends [`~trl.SFTTrainer`] with SOLAR ([Soft Token Alignment for Cross-Lingual
+    Reasoning](https://huggingface.co/papers/2606.26466)): the soft-token summary of each non-pivot response (the mean over
+    the response of probability-weighted vocabulary embeddings) is pulled toward that of its pivot-language (English)
+    parallel. Everything else is `SFTTrainer`'s: the SFT loss, its metrics and every argument not named here. With
+    `alignment_weight=0` or `alignment_objective="none"`, training is that of `SFTTrainer`, bit for bit.
+
+    The loss is the SFT loss plus `alignment_weight` × the mean of `1 - cos` over all pairs of the optimizer step, over
+    micro-batches and ranks.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or `PeftModel`):
+            Model to train, as for [`~trl.SFTTrainer`].
+        args ([`SolarSFTConfig`], *optional*):
+            Configuration. A plain [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`] is converted field by field
+            and gets the default alignment settings.
+        data_collator (callable, *optional*):
+            Collator that pads one row per example, in order. [`DataCollatorForPivotAlignment`] is put around it.
+        train_dataset ([`~datasets.Dataset`]):
+            Rows in any format that TRL takes, one per language, with a language and a parallel-id column.
+        eval_dataset ([`~datasets.Dataset`] or dict of them, *optional*):
+            The same. Sets without these columns, or of one language, get the SFT metrics alone.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer.
+        pivot_dataset ([`~datasets.Dataset`], *optional*):
+            Pivots of the training rows, if they should serve as pivots only and not be trained on. Same format and id
+            columns; without the language column every row counts as a pivot.
+        eval_pivot_dataset ([`~datasets.Dataset`] or dict of them, *optional*):
+            Likewise for the evaluation sets (a dict by the same keys as `eval_dataset`).
+        kwargs:
+            Every other argument of [`~trl.SFTTrainer`] (`peft_config`, `quantization_config`, `callbacks`, ...).
+
+    Raises:
+        ValueError: For settings under which the alignment would be lost or wrong, and for data in which nothing pairs; each
+            message names the value and the way out.
+        TypeError: For streaming datasets, and for languages or ids of a wrong type.
+
+    Example:
+
+    ```python
+    from datasets import Dataset
+    from solar_trl import SolarSFTTrainer
+
+    dataset = Dataset.from_list(
+        [
+            {"prompt": "2 + 3 = ?", "completion": " Two and three make 5.", "language": "en", "parallel_id": 0},
+            {"prompt": "2 + 3 = ?", "completion": " Mbili na tatu ni 5.", "language": "sw", "parallel_id": 0},
+        ]
+    )
+    trainer = SolarSFTTrainer(model="Qwen/Qwen3-0.6B", train_dataset=dataset)
+    trainer.train()
+    ```
+    """
+
+    _tag_names = ["trl", "sft", "solar"]
+    _name = "SOLAR"
+    _paper = PAPER
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: SolarSFTConfig | TrainingArguments | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class=None,
+        *,
+        pivot_dataset: Dataset | None = None,
+        eval_pivot_dataset: Dataset | dict[str, Dataset] | None = None,
+        **kwargs,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+            args = SolarSFTConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SOLAR")
+        args = SolarSFTConfig.from_arguments(args)
+        self._pairs: PairingSession | None = None
+        if args.alignment_enabled and train_dataset is not None:
+            checks.check_arguments(args, kwargs.get("compute_loss_func"))
+            checks.check_dataset(train_dataset, "train dataset")
+            if pivot_dataset is not None:
+                checks.check_dataset(pivot_dataset, "pivot dataset")
+            session = PairingSession(
+                PairingColumns.build(args.language_column, args.parallel_id_column, args.pivot_language),
+                missing_pivot=args.missing_pivot,
+                multiple_pivots=args.multiple_pivots,
+                max_length=args.max_length,
+                seed=_data_seed(args),
+            )
+            session.check(train_dataset, pivot_dataset)
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if args.alignment_enabled:
+            checks.check_parallelism(args, self.accelerator)
+            checks.check_model(base_model(self.model), args)
+            checks.check_collator(self.data_collator, [self._example(self.train_dataset)] * 2)
+            self._pairs = session
+            self._set_up_pairs(pivot_dataset, eval_pivot_dataset)
+            self._objective = OBJECTIVES[args.alignment_objective]
+            add_soft_token_head(
+                base_model(self.model),
+                temperature=args.soft_token_temperature,
+                top_k=args.soft_token_top_k,
+                detach_embeddings=args.detach_embeddings,
+            )
+            self._meters = {mode: AlignmentMeter(self._sum_over_ranks) for mode in ("train", "eval")}
+            self._metric_prefix = "eval"
+            self._sampler: ParallelGroupSampler | None = None
+            self.add_callback(_EpochCallback(self._set_epoch))
+
+    # Data
+
+    def _set_up_pairs(
+        self, pivot_dataset: Dataset | None, eval_pivot_dataset: Dataset | dict[str, Dataset] | None
+    ) -> None:
+        """Resolve the pairs of the prepared datasets, and put the pairing collator around the padding one."""
+        pairs = self._pairs
+        # Adding columns may write to the cache, so one process goes first
+        with self.args.main_process_first(desc="pairing"):
+            pivots = self._prepare_pivots(pivot_dataset, "pivot")
+            self.train_dataset = pairs.pair_train(self.train_dataset, pivots)
+            if isinstance(eval_pivot_dataset, dict):
+                self._eval_pivots = {
+                    name: self._prepare_pivots(dataset, f"{name} pivot") for name, dataset in eval_pivot_dataset.items()
+                }
+            else:
+                self._eval_pivots = self._prepare_pivots(eval_pivot_dataset, "eval pivot")
+            if isinstance(self.eval_dataset, dict):
+                self.eval_dataset = {
+                    name: self._pair_eval(dataset, name) for name, dataset in self.eval_dataset.items()
+                }
+            elif self.eval_dataset is not None:
+                self.eval_dataset = self._pair_eval(self.eval_dataset)
+        self.data_collator = DataCollatorForPivotAlignment(self.data_collator, pairs.table)
+        if not _masks_prompts(self.train_dataset):
+            get_logger().warning(
+                "No token of the training rows is left out of the loss, so summaries pool the prompt as well as the "
+                "response. To align the responses alone, use the prompt-completion format, or conversations with "
+                "`assistant_only_loss=True`."
+            )
+
+    def _prepare_pivots(self, dataset: Dataset | None, name: str) -> Dataset | None:
+        if dataset is None:
+            return None
+        checks.check_dataset(dataset, f"{name} dataset")
+        if self._skip_prepare_dataset:
+            return dataset
+        return self._prepare_dataset(
+            dataset, self.processing_class, self.args, False, self._formatting_func, name
+        )
+
+    def _pair_eval(self, dataset: Dataset, name: str = "eval") -> Dataset:
+        pivots = self._eval_pivots.get(name) if isinstance(self._eval_pivots, dict) else self._eval_pivots
+        return self._pairs.pair_eval(dataset, f"{name} dataset", pivots)
+
+    @staticmethod
+    def _example(dataset: Dataset) -> dict[str, Any]:
+        return dataset[0] if len(dataset) else {"input_ids": [0, 0], "labels": [0, 0]}
+
+    def _set_epoch(self, epoch: int) -> None:
+        self._pairs.table.set_epoch(epoch)
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if self._pairs is not None:
+            self._signature_columns += [name for name in PAIRING_COLUMNS if name not in self._signature_columns]
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self._pairs is None or self.args.pivot_batching != "grouped":
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        # All rows of an item carry its first pivot. `_train_batch_size` follows `auto_find_batch_size`.
+        groups = np.asarray(dataset.with_format("numpy")[PIVOT_COLUMN][:])
+        self._sampler = ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
+        return self._sampler
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        if self._pairs is not None and isinstance(eval_dataset, Dataset):
+            eval_dataset = self._pair_eval(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        if self._pairs is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        size = len(self._pairs.table)
+        self._metric_prefix = metric_key_prefix
+        self._meters["eval"].reset()
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if not self.args.dataloader_persistent_workers:
+            self._pairs.table.truncate(size)  # pivots of a dataset that was only passed here
+        return metrics
+
+    # Loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        alignments = [batch[ALIGNMENT_KEY] for batch in batches if ALIGNMENT_KEY in batch]
+        if alignments:
+            # The whole optimizer step is at hand here: its pairs, over all micro-batches and ranks
+            pairs = sum(alignment["examples"].numel() for alignment in alignments)
+            pairs_in_step = self._sum_over_ranks(torch.tensor(float(pairs), device=device))
+            for alignment in alignments:
+                alignment["pairs_in_step"] = pairs_in_step
+        return batches, num_items_in_batch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        alignment = inputs.pop(ALIGNMENT_KEY, None)
+        if alignment is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        labels = inputs["labels"]
+        # Before the main forward, whose activations stay: the peak of both is then lower
+        appended = self._summarize_pivots(alignment["pivot_batch"])
+        proxy = _RecordingProxy(model, Pooling(rows=tuple(alignment["rows"]), width=labels.size(1)))
+        result = super().compute_loss(proxy, inputs, return_outputs, num_items_in_batch)
+        outputs = proxy.outputs
+
+        summaries = outputs.summaries
+        pool = summaries if appended is None else torch.cat([summaries, appended.to(summaries.device)])
+        examples, partners = alignment["examples"].to(pool.device), alignment["pivots"].to(pool.device)
+        pivots = pool[partners]
+        if self.args.detach_pivot:
+            pivots = pivots.detach()
+        distances = pair_distances(pool[examples], pivots, self._objective.distance)
+        self._record(alignment, outputs, distances, pool, num_items_in_batch)
+        if not self.model.training:
+            return result  # the evaluation loss stays the SFT loss
+
+        term = distances.sum() * self._pair_scale(alignment, num_items_in_batch)
+        if return_outputs:
+            return result[0] + term.to(result[0].device), result[1]
+        return result + term.to(result.device)
+
+    def _pair_scale(self, alignment: dict[str, Any], num_items_in_batch) -> torch.Tensor:
+        """Factor that makes the gradient that of λ × the mean over all pairs of the optimizer step."""
+        pairs = alignment.get("pairs_in_step")
+        if pairs is None:  # a loss computed outside of the training loop
+            pairs = self._sum_over_ranks(torch.tensor(float(alignment["examples"].numel()), device=self.args.device))
+        # DDP averages gradients over ranks, and the Trainer over micro-batches where it does not know the token count
+        factor = self._current_weight() * self.accelerator.num_processes
+        if loss_is_divided_by_accumulation(self, num_items_in_batch):
+            factor = factor * getattr(self, "current_gradient_accumulation_steps", 1)
+        return factor / pairs.clamp(min=1)
+
+    def _current_weight(self) -> float:
+        progress = self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+        args = self.args
+        return scheduled_weight(args.alignment_weight, args.alignment_schedule, args.alignment_warmup_ratio, progress)
+
+    def _summarize_pivots(self, batch: dict[str, torch.Tensor] | None) -> torch.Tensor | None:
+        """Summaries of pivots that are not in the batch, `(A, d)`, from a forward of their own."""
+        if batch is None:
+            return None
+        rows, width = batch["labels"].shape
+        # The unwrapped model: a forward through DDP on some ranks only would wait for the others forever
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.args.detach_pivot):
+            outputs = self.model(
+                **batch, soft_token_pooling=Pooling(rows=tuple(range(rows)), width=width, statistics=False)
+            )
+        return outputs.summaries
+
+    # Logs
+
+    def _sum_over_ranks(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    @torch.no_grad()
+    def _record(self, alignment, outputs, distances, pool, num_items_in_batch) -> None:
+        token_loss = -outputs.log_probs
+        if self.args.loss_type == "dft":
+            token_loss = token_loss * outputs.log_probs.exp()
+        training = self.model.training
+        examples, partners = alignment["examples"].to(pool.device), alignment["pivots"].to(pool.device)
+        row_weights = pair_weights = None
+        state = self.accelerator.gradient_state
+        if not training and self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
+            # accelerate fills up the last batch with rows that were already counted
+            batch_size = outputs.log_probs.size(0)
+            real = state.remainder - self.accelerator.process_index * batch_size
+            row_weights = (torch.arange(batch_size, device=pool.device) < real).to(torch.float32)
+            pair_weights = row_weights[torch.tensor(alignment["rows"], device=pool.device, dtype=torch.int64)[examples]]
+        self._meters["train" if training else "eval"].update(
+            n_languages=len(self._pairs.languages),
+            token_loss=token_loss.sum(1),
+            token_counts=outputs.label_mask.sum(1),
+            languages=alignment["languages"].to(pool.device),
+            distances=distances,
+            similarities=F.cosine_similarity(pool[examples], pool[partners], dim=-1),
+            pair_languages=alignment["pair_languages"].to(pool.device),
+            pivots=pool[alignment["distinct_pivots"].to(pool.device)],
+            steps=1 / getattr(self, "current_gradient_accumulation_steps", 1) if training else 0.0,
+            row_weights=row_weights,
+            pair_weights=pair_weights,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._pairs is not None:
+            training = self.model.training
+            meter = self._meters["train" if training else "eval"]
+            values = meter.compute(self._pairs.languages)
+            if values and training:
+                values["alignment_weight"] = self._current_weight()
+            logs.update(values if training else {f"{self._metric_prefix}_{k}": v for k, v in values.items()})
+            meter.reset()
+        super().log(logs, start_time)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ):
+        super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
+        if self.is_world_process_zero():
+            report = None if self._pairs is None else self._pairs.reports["train dataset"]
+            add_alignment_section(os.path.join(self.args.output_dir, "README.md"), self.args, report)
+
+
+def _data_seed(args: SolarSFTConfig) -> int:
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def _masks_prompts(dataset: Dataset) -> bool:
+    """Whether any token is left out of the loss, in the first rows."""
+    if "labels" not in dataset.column_names:
+        return False
+    return any(-100 in labels for labels in dataset.select(range(min(len(dataset), 1000)))["labels"])
