@@ -58,8 +58,8 @@ class AlignmentMeter:
                 Cosine similarity of each pair.
             pair_languages (`torch.Tensor` of shape `(P,)`):
                 Language of the pair's non-pivot example.
-            pivots (`torch.Tensor` of shape `(Q, d)`):
-                Summaries of the distinct pivots.
+            pivots (`torch.Tensor` of shape `(P, d)`):
+                Summary of each pair's pivot.
             steps (`float`):
                 Share of an optimizer step that the micro-batch is.
             row_weights (`torch.Tensor` of shape `(B,)`, *optional*), pair_weights (of shape `(P,)`, *optional*):
@@ -72,7 +72,9 @@ class AlignmentMeter:
             values = values if weights is None else values * weights
             return values.new_zeros(n_languages).index_add_(0, codes, values)
 
+        # Per pair, so that the variance does not depend on how a step is cut into micro-batches
         units = F.normalize(pivots.detach().to(dtype), dim=-1)
+        units = units if pair_weights is None else units * pair_weights.unsqueeze(1)
         parts = {
             "loss": by_language(token_loss, languages, row_weights),
             "tokens": by_language(token_counts, languages, row_weights),
@@ -80,7 +82,6 @@ class AlignmentMeter:
             "similarity": by_language(similarities, pair_languages, pair_weights),
             "pairs": by_language(torch.ones_like(similarities), pair_languages, pair_weights),
             "units": units.sum(0),
-            "pivots": units.new_full((1,), units.size(0)),
         }
         total = self._reduce(torch.cat(list(parts.values())))
         for (name, part), value in zip(
@@ -97,17 +98,16 @@ class AlignmentMeter:
         if not self._sums:
             return {}
         sums = {name: value.tolist() for name, value in self._sums.items() if name != "units"}
-        n_pivots, n_pairs, n_tokens = sums["pivots"][0], sum(sums["pairs"]), sum(sums["tokens"])
+        n_pairs, n_tokens = sum(sums["pairs"]), sum(sums["tokens"])
         logs = {}
         if n_tokens:
             logs["sft_loss"] = sum(sums["loss"]) / n_tokens
         if n_pairs:
             logs["alignment_loss"] = sum(sums["distance"]) / n_pairs
             logs["pivot_similarity"] = sum(sums["similarity"]) / n_pairs
-        logs["aligned_pairs"] = n_pairs / self.steps if self.steps else n_pairs
-        if n_pivots:
             # Mean squared distance of unit vectors from their mean
-            logs["summary_variance"] = 1 - (self._sums["units"] / n_pivots).square().sum().item()
+            logs["summary_variance"] = 1 - (self._sums["units"] / n_pairs).square().sum().item()
+        logs["aligned_pairs"] = n_pairs / self.steps if self.steps else n_pairs
         for language, loss, tokens in zip(languages, sums["loss"], sums["tokens"], strict=False):
             if tokens:
                 logs[f"sft_loss/{language}"] = loss / tokens

@@ -375,7 +375,7 @@ class SolarSFTTrainer(SFTTrainer):
             distances=distances,
             similarities=F.cosine_similarity(pool[examples], pool[partners], dim=-1),
             pair_languages=alignment["pair_languages"].to(pool.device),
-            pivots=pool[alignment["distinct_pivots"].to(pool.device)],
+            pivots=pool[partners],
             steps=1 / getattr(self, "current_gradient_accumulation_steps", 1) if training else 0.0,
             row_weights=row_weights,
             pair_weights=pair_weights,

@@ -105,9 +105,10 @@ ADAPTERS = {
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"])
-def test_effective_embedding_under_peft(name, adapter, tokenizer, tmp_path):
-    model = tiny_model(name, tied=False)
+def test_effective_embedding_under_peft(name, tied, adapter, tokenizer, tmp_path):
+    model = tiny_model(name, tied=tied)
     trainer, got, expected = check_step(
         model, tokenizer, tmp_path, {}, peft_config=copy.deepcopy(ADAPTERS[adapter])
     )

@@ -37,7 +37,6 @@ class DataCollatorForPivotAlignment:
     - `"pivots"`: `torch.Tensor` of shape `(P,)` and dtype int64, its pivot as a position in `"rows"` followed by the side
       batch,
     - `"pair_languages"`: `torch.Tensor` of shape `(P,)` and dtype int64,
-    - `"distinct_pivots"`: `torch.Tensor` of shape `(Q,)` and dtype int64, each pivot of `"pivots"` once,
     - `"pivot_batch"`: the collated side batch, or `None`.
     """
 
@@ -73,8 +72,5 @@ class DataCollatorForPivotAlignment:
             "examples": torch.tensor([position[row] for row in partners], dtype=torch.int64),
             "pivots": torch.tensor([pivot_position[pivot] for pivot in partners.values()], dtype=torch.int64),
             "pair_languages": torch.tensor([examples[row][LANGUAGE_COLUMN] for row in partners], dtype=torch.int64),
-            "distinct_pivots": torch.tensor(
-                sorted({pivot_position[pivot] for pivot in partners.values()}), dtype=torch.int64
-            ),
             "pivot_batch": self.collator([self.pivots[pivot] for pivot in missing]) if missing else None,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -14,8 +14,8 @@ class ParallelGroupSampler(Sampler[int]):
     Samples row indices so that translations of an item come in the same per-device batch.
 
     1. Each epoch the groups are shuffled, and the rows within each group.
-    2. Batches of exactly `batch_size` rows are filled one after the other: the next group in the shuffled order that
-       still fits, so a batch that has room left takes a smaller group from further down the order.
+    2. Batches of exactly `batch_size` rows are filled one after the other: each starts with the next group in the
+       shuffled order, and goes on with the largest groups that still fit and leave a gap that others can fill.
     3. Where nothing fits, the next group is split over the boundary (and so is a group larger than a batch). Its pivot is
        then missing from one of the batches, where [`DataCollatorForPivotAlignment`] appends it.
 
@@ -72,23 +72,33 @@ class ParallelGroupSampler(Sampler[int]):
 
     def _fill(self, members: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
         """Pieces of groups in an order whose runs of `batch_size` rows hold whole groups wherever possible."""
-        rank = rng.permutation(len(members))
-        # Groups of each size in the shuffled order; larger ones than a batch wait in one queue
+        # Groups of each size in a shuffled order; larger ones than a batch wait in one queue
         queues: dict[int, deque[tuple[int, np.ndarray]]] = {}
-        for position, index in enumerate(rank):
+        for position, index in enumerate(rng.permutation(len(members))):
             size = min(len(members[index]), self.batch_size + 1)
             queues.setdefault(size, deque()).append((position, members[index]))
 
-        pieces, room = [], self.batch_size
+        pieces, room, fillable = [], self.batch_size, self._fillable(queues)
         while queues:
             fitting = [size for size in queues if size <= room]
-            # At the start of a batch anything may come, also what has to be split
-            choices = fitting if fitting and room < self.batch_size else list(queues)
-            size = min(choices, key=lambda size: queues[size][0][0])
+            if room == self.batch_size or not fitting:
+                # A batch starts with whatever comes next. Where nothing fits, that is what is split.
+                size = min(queues, key=lambda size: queues[size][0][0])
+            else:
+                # Small groups are spared for the gaps that only they can fill
+                size = max(fitting, key=lambda size: (fillable[room - size], size))
             _, group = queues[size].popleft()
             if not queues[size]:
                 del queues[size]
+                fillable = self._fillable(queues)
             pieces.append(group)
-            # The row after a split or a full batch starts counting anew
+            # What reaches over the end of the batch starts the next one
             room = (room - len(group)) % self.batch_size or self.batch_size
         return pieces
+
+    def _fillable(self, sizes: Iterable[int]) -> list[bool]:
+        """Whether some groups of the given sizes fill exactly 0, 1, ..., `batch_size` rows."""
+        fillable = [True] + [False] * self.batch_size
+        for rows in range(1, self.batch_size + 1):
+            fillable[rows] = any(size <= rows and fillable[rows - size] for size in sizes)
+        return fillable
