@@ -129,8 +129,9 @@ class SolarSFTConfig(SFTConfig):
     )
 
     # Parameters that control the pairing of examples
+    # A factory, since `HfArgumentParser` drops a plain default of a `str | list[str]` field
     pivot_language: str | list[str] = field(
-        default="en",
+        default_factory=lambda: "en",
         metadata={
             "help": "Value of the language column that marks pivots. Several values are aliases of one pivot language."
         },
@@ -140,7 +141,7 @@ class SolarSFTConfig(SFTConfig):
         metadata={"help": "Name of the column with each row's language."},
     )
     parallel_id_column: str | list[str] = field(
-        default="parallel_id",
+        default_factory=lambda: "parallel_id",
         metadata={
             "help": "Name of the column (or columns) holding the same value on every translation of an item."
         },
@@ -171,7 +172,11 @@ class SolarSFTConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        # First our own fields: a wrong one is named even where the rest of the arguments does not fit this machine
+        self._check_alignment_fields()
         super().__post_init__()
+
+    def _check_alignment_fields(self) -> None:
         for name, choices in (
             ("alignment_objective", OBJECTIVES),
             ("alignment_schedule", SCHEDULES),

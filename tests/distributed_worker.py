@@ -17,7 +17,8 @@ from tiny_tokenizer import train_tokenizer
 
 def main(options: dict, out: str) -> None:
     torch.set_num_threads(1)
-    lora = options.pop("lora", False)
+    lora, resume_test = options.pop("lora", False), options.pop("resume_test", False)
+    resume_from = options.pop("resume_from", None)
     kwargs = {}
     if lora:
         kwargs["peft_config"] = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], init_lora_weights=False)
@@ -31,6 +32,20 @@ def main(options: dict, out: str) -> None:
         eval_dataset=Dataset.from_list(token_rows([*SPEC, ("th", 2)], seed=5)),
         **kwargs,
     )
+    if resume_test:
+        checkpoint = None if resume_from is None else f"{trainer.args.output_dir}/checkpoint-{resume_from}"
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.is_world_process_zero():
+            torch.save(
+                {
+                    "world_size": trainer.accelerator.num_processes,
+                    "steps": trainer.state.global_step,
+                    "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+                    "weights": {name: p.detach().clone() for name, p in trainer.model.named_parameters()},
+                },
+                out,
+            )
+        return
     recorder = GradientRecorder()
     trainer.add_callback(recorder)
     trainer.train()

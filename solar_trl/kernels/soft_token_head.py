@@ -106,20 +106,20 @@ class SoftTokenHeadFunction(torch.autograd.Function):
                     top_probs[tile] = (values / tau).softmax(-1)
 
                 peak, arg_peak = u.max(-1)
-                if options.statistics:
-                    target_logit = u.gather(1, targets[tile].unsqueeze(1)).squeeze(1)
-                    # The first of several equal maxima counts as the prediction, as in `argmax`
-                    is_top1[tile] = arg_peak == targets[tile]
-                softmax_of(u, peak, 1.0, out=e)
+                # Everything below is relative to the peak, which keeps small entropies and losses exact
+                u.sub_(peak.unsqueeze(1))
+                torch.exp(u, out=e)
                 sum_e = e.sum(-1)
                 log_z[tile] = peak + sum_e.log()
                 if options.statistics:
-                    log_probs[tile] = target_logit - log_z[tile]
+                    # The first of several equal maxima counts as the prediction, as in `argmax`
+                    is_top1[tile] = arg_peak == targets[tile]
+                    target_logit = u.gather(1, targets[tile].unsqueeze(1)).squeeze(1)
+                    log_probs[tile] = target_logit - sum_e.log()
                     # H = log Z - Σ p u; the row-wise dot products need no third buffer
-                    expected_u = torch.bmm(e.unsqueeze(1), u.unsqueeze(2)).flatten() / sum_e
-                    entropy[tile] = log_z[tile] - expected_u
+                    entropy[tile] = sum_e.log() - torch.bmm(e.unsqueeze(1), u.unsqueeze(2)).flatten() / sum_e
                 if own_partition:
-                    softmax_of(u, peak / tau, tau, out=e)
+                    torch.mul(u, 1 / tau, out=e).exp_()
                     sum_e = e.sum(-1)
                     log_z_tau[tile] = peak / tau + sum_e.log()
                 if top_k is None:
