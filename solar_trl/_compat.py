@@ -11,7 +11,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from .kernels import EffectiveEmbedding, HeadMaths
@@ -45,7 +45,7 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     return model.base_model
 
 
-def head_maths(config: PreTrainedConfig) -> HeadMaths:
+def head_maths(config: PretrainedConfig) -> HeadMaths:
     """Logit scale and soft cap of a model, from its configuration (as TRL's fused LM head reads them)."""
     config = config.get_text_config()
     scale = next(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
+from models import TRANSFORMERS_5
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -23,6 +25,11 @@ QUIET = {
     "logging_steps": 1,
     "lr_scheduler_type": "constant",
 }
+# Rows as they stand, which transformers 4 cannot be asked for; by length, which it calls by another name
+SEQUENTIAL = {"train_sampling_strategy": "sequential", "pivot_batching": "random"}
+BY_LENGTH = {"train_sampling_strategy": "group_by_length"} if TRANSFORMERS_5 else {"group_by_length": True}
+needs_sequential = pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 has no sequential sampling strategy")
+
 # Plain gradient descent, so that the update is the gradient
 SGD = {**QUIET, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
 

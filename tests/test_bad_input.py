@@ -3,7 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from helpers import SPEC, solar_trainer, token_rows
+from helpers import BY_LENGTH, SPEC, solar_trainer, token_rows
 from models import tiny_model
 from peft import LoraConfig
 from transformers import DataCollatorWithFlattening
@@ -48,7 +48,7 @@ def test_config(field, value, error, message, tmp_path):
         ({"eval_packing": True}, "`eval_packing=True`"),
         ({"padding_free": True, "max_length": None}, "`padding_free=True`"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1"),
-        ({"train_sampling_strategy": "group_by_length"}, "'group_by_length'"),
+        (BY_LENGTH, "'group_by_length'"),
         ({"accelerator_config": {"split_batches": True}}, "`split_batches=True`"),
         ({"accelerator_config": {"dispatch_batches": True}}, "`dispatch_batches=True`"),
         (
@@ -171,7 +171,7 @@ def test_reentrant_checkpointing_under_ddp():
 
 def test_off_means_off(tokenizer, tmp_path):
     """Whatever alignment would refuse is fine without it."""
-    config = {"alignment_objective": "none", "train_sampling_strategy": "group_by_length", "max_steps": 1}
+    config = {"alignment_objective": "none", "max_steps": 1, **BY_LENGTH}
     with_error = token_rows([("en", 1), ("en", 1), ("sw", 2)])
     solar_trainer(tiny_model("qwen3"), with_error, tokenizer, tmp_path, config=config).train()
 

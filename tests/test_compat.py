@@ -62,7 +62,7 @@ def test_soft_token_forward_is_the_models_own(name):
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_effective_embedding_is_the_lookup(adapter, tokenizer, tmp_path):
     trainer = solar_trainer(
-        tiny_model("gemma3"), token_rows(SPEC), tokenizer, tmp_path, peft_config=copy.deepcopy(ADAPTERS[adapter])
+        tiny_model("gemma2"), token_rows(SPEC), tokenizer, tmp_path, peft_config=copy.deepcopy(ADAPTERS[adapter])
     )
     model = _compat.base_model(trainer.model)
     probs = torch.eye(389)

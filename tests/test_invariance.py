@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from helpers import SPEC, relative_error, sft_trainer, solar_trainer, step_gradients, token_rows
+from helpers import SEQUENTIAL, SPEC, needs_sequential, relative_error, sft_trainer, solar_trainer, step_gradients, token_rows
 from models import tiny_model
 from tiny_tokenizer import parallel_rows
 
@@ -60,11 +60,10 @@ def test_sft_part_is_that_of_sft(tokenizer, tmp_path):
     """With a vanishing weight, the fused head gives TRL's own gradient and metrics."""
     rows = token_rows(SPEC)
     config = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 1}
-    order = {**config, "train_sampling_strategy": "sequential"}
-    sft = sft_trainer(tiny_model("gemma3"), rows, tokenizer, tmp_path, config=order)
+    sft = sft_trainer(tiny_model("gemma2"), rows, tokenizer, tmp_path, config=config)
     solar = solar_trainer(
-        tiny_model("gemma3"), rows, tokenizer, tmp_path,
-        config={**order, "alignment_weight": 1e-12, "pivot_batching": "random"},
+        tiny_model("gemma2"), rows, tokenizer, tmp_path,
+        config={**config, "alignment_weight": 1e-12, "pivot_batching": "random"},
     )
     assert relative_error(step_gradients(solar), step_gradients(sft)) <= 2e-6
     for key in ("entropy", "mean_token_accuracy", "num_tokens", "loss"):
@@ -90,6 +89,7 @@ def test_cut_into_micro_batches(batching, config, tokenizer, tmp_path):
         assert relative_error(gradients(batch_size, accumulation), whole) <= 1e-5, (batch_size, accumulation)
 
 
+@needs_sequential
 def test_cut_where_the_trainer_divides_by_accumulation(tokenizer, tmp_path):
     """Without a token count the Trainer averages over micro-batches; the alignment term must survive that."""
     rows = token_rows(SPEC)
@@ -103,9 +103,8 @@ def test_cut_where_the_trainer_divides_by_accumulation(tokenizer, tmp_path):
                     "per_device_train_batch_size": batch_size,
                     "gradient_accumulation_steps": accumulation,
                     "max_steps": 1,
-                    "train_sampling_strategy": "sequential",
-                    "pivot_batching": "random",
                     "alignment_weight": weight,
+                    **SEQUENTIAL,
                 },
             )
             trainer.model_accepts_loss_kwargs = False
@@ -139,8 +138,8 @@ def run_ranks(options: dict, ranks: int, tmp_path: Path) -> dict:
     "config",
     [
         {"pivot_batching": "grouped"},
-        {"pivot_batching": "random", "train_sampling_strategy": "sequential"},  # a rank without any pair
-        {"pivot_batching": "random", "train_sampling_strategy": "sequential", "detach_pivot": False},
+        pytest.param(SEQUENTIAL, marks=needs_sequential),  # a rank without any pair
+        pytest.param({**SEQUENTIAL, "detach_pivot": False}, marks=needs_sequential),
         {"pivot_batching": "grouped", "gradient_checkpointing": True, "lora": True},
     ],
     ids=["grouped", "rank without pairs", "moving pivots", "lora, checkpointing"],

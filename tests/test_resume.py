@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import QUIET, solar_trainer, token_rows
-from models import tiny_model
+from models import TRANSFORMERS_5, tiny_model
 from peft import LoraConfig
 from test_invariance import run_ranks
 from transformers import TrainerCallback
@@ -53,12 +53,16 @@ def train(path, tokenizer, config, resume=None, lora=False):
     rows = RecordRows(trainer)
     trainer.train(resume_from_checkpoint=resume)
     weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    keys = ("loss", "alignment_loss", "sft_loss", "alignment_weight", "aligned_pairs", "pivot_similarity", "grad_norm")
+    keys = ("loss", "alignment_loss", "sft_loss", "alignment_weight", "aligned_pairs", "pivot_similarity", "entropy")
     logs = {log["step"]: {k: log[k] for k in keys} for log in trainer.state.log_history if "loss" in log}
     return weights, logs, rows.batches
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])
+# transformers 4 miscounts the micro-batches of an epoch resumed in its middle; plain SFTTrainer too is off there
+MID_EPOCH = pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 resumes exactly at the end of an epoch only")
+
+
+@pytest.mark.parametrize("step", [pytest.param(2, marks=MID_EPOCH), 3, pytest.param(5, marks=MID_EPOCH)])
 @pytest.mark.parametrize(
     "config",
     [{}, {"pivot_batching": "random"}, {"dataloader_num_workers": 1}, {"lora": True}],

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 from helpers import SPEC, relative_error, solar_trainer, step_gradients, token_rows
-from models import MODEL_NAMES, tiny_model
+from models import MODEL_NAMES, TRANSFORMERS_5, tiny_model
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from reference import reference_gradients, reference_objective, float64_copy
+from reference import float64_copy, reference_gradients, reference_objective
 
 from solar_trl import kernels
 
@@ -134,6 +134,7 @@ def test_embedding_adapters_feel_the_alignment_term(tokenizer, tmp_path):
         assert relative_error({n: got[n] for n in names}, {n: detached[n] for n in names}) > 1e-3
 
 
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 counts the first token too, so the SFT part differs")
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_prompt_learning_positions_are_not_pooled(kind, tokenizer, tmp_path):
     config = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}[kind](
