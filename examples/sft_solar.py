@@ -1,9 +1,10 @@
 """
-Fine-tune with cross-lingual alignment: what `accelerate launch` starts. See `solar_trl/scripts/sft.py` for the options, and
+Fine-tune with cross-lingual alignment: what `accelerate launch` starts. See `solar_trl/scripts/sft.py` for the
+options, and
 `--help` for all of them.
 
-A run on real parallel chain-of-thought data that needs no download but the data: the worked exemplars of MGSM (Shi et al.,
-2022), as JSON Lines with the fields `id`, `language`, `question` and `response`, one file per language.
+A run on real parallel chain-of-thought data that needs no download but the data: the worked exemplars of MGSM (Shi et
+al., 2022), as JSON Lines with the fields `id`, `language`, `question` and `response`, one file per language.
 
     DATA=path/to/mgsm_cot
     python examples/make_tiny_model.py --texts $DATA/*.jsonl --output_dir outputs/tiny-qwen3
@@ -14,8 +15,8 @@ A run on real parallel chain-of-thought data that needs no download but the data
         --per_device_train_batch_size 11 --num_train_epochs 3 --learning_rate 1e-3 --bf16 false \
         --logging_steps 4 --report_to none --output_dir outputs/mgsm-solar
 
-Add `--use_peft --lora_target_modules all-linear` for LoRA. Eleven languages make a group of eleven rows: with that batch
-size every example finds its English parallel in its own batch.
+Add `--use_peft --lora_target_modules all-linear` for LoRA. Eleven languages make a group of eleven rows: with that
+batch size every example finds its English parallel in its own batch.
 """
 
 from solar_trl.scripts.sft import run

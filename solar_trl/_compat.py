@@ -59,9 +59,7 @@ def head_maths(config: PretrainedConfig) -> HeadMaths:
     if scale is None and (divisor := getattr(config, "logits_scaling", None)) is not None:
         # Granite and MiniCPM3 divide by it, HyperCLOVA X multiplies
         scale = divisor if config.model_type == "hyperclovax" else 1 / divisor
-    return HeadMaths(
-        scale=1.0 if scale is None else scale, softcap=getattr(config, "final_logit_softcapping", None)
-    )
+    return HeadMaths(scale=1.0 if scale is None else scale, softcap=getattr(config, "final_logit_softcapping", None))
 
 
 def router_aux_loss(model: PreTrainedModel, router_logits, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -113,16 +111,18 @@ def effective_embedding(model: PreTrainedModel) -> EffectiveEmbedding:
                 if name in module.lora_embedding_A:
                     if module.use_dora.get(name):
                         raise ValueError(
-                            f"The adapter {name!r} uses DoRA on the input embedding, whose soft tokens are not supported. "
-                            "Set `use_dora=False`, or take the embedding out of `target_modules`."
+                            f"The adapter {name!r} uses DoRA on the input embedding, whose soft tokens are not "
+                            "supported. Set `use_dora=False`, or take the embedding out of `target_modules`."
                         )
-                    low_rank.append((module.lora_embedding_A[name], module.lora_embedding_B[name], module.scaling[name]))
+                    low_rank.append(
+                        (module.lora_embedding_A[name], module.lora_embedding_B[name], module.scaling[name])
+                    )
         module = module.base_layer
     weight = getattr(module, "weight", None)
     if not isinstance(weight, torch.Tensor) or hasattr(module, "base_layer"):
         raise ValueError(
-            f"The input embedding is a `{type(module).__name__}`, whose soft tokens are not supported. Adapt it with LoRA, "
-            "`modules_to_save` or `trainable_token_indices`, or take it out of `target_modules`."
+            f"The input embedding is a `{type(module).__name__}`, whose soft tokens are not supported. Adapt it with "
+            "LoRA, `modules_to_save` or `trainable_token_indices`, or take it out of `target_modules`."
         )
     if not weight.is_floating_point():
         raise ValueError(
@@ -140,5 +140,5 @@ def sampling_strategy(args: TrainingArguments) -> str:
 
 
 def loss_is_divided_by_accumulation(trainer: Trainer, num_items_in_batch: torch.Tensor | int | None) -> bool:
-    """Whether `Trainer.training_step` divides the loss by the accumulation steps, as it does where it knows no count."""
+    """Whether `Trainer.training_step` divides the loss by the accumulation steps: it does without a token count."""
     return not (trainer.model_accepts_loss_kwargs and num_items_in_batch is not None)

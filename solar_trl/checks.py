@@ -24,13 +24,13 @@ def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None) ->
     if args.packing or args.eval_packing:
         name = "packing" if args.packing else "eval_packing"
         raise ValueError(
-            f"`{name}=True` (`packing_strategy={args.packing_strategy!r}`) puts several rows into one sequence and drops "
-            f"their ids, so parallels could not be paired. Set `{name}=False`, or `alignment_objective='none'`."
+            f"`{name}=True` (`packing_strategy={args.packing_strategy!r}`) puts several rows into one sequence and "
+            f"drops their ids, so parallels could not be paired. Set `{name}=False`, or `alignment_objective='none'`."
         )
     if args.padding_free:
         raise ValueError(
-            "`padding_free=True` flattens a batch into one sequence, which `SolarSFTTrainer` does not support yet. Set "
-            "`padding_free=False`, or `alignment_objective='none'`."
+            "`padding_free=True` flattens a batch into one sequence, which `SolarSFTTrainer` does not support yet. "
+            "Set `padding_free=False`, or `alignment_objective='none'`."
         )
     if args.label_smoothing_factor > 0:
         raise ValueError(
@@ -39,27 +39,27 @@ def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None) ->
         )
     if compute_loss_func is not None:
         raise ValueError(
-            "`compute_loss_func` is set: TRL then runs the fused LM head without gradient, so the alignment term would "
-            "have none. Subclass `SolarSFTTrainer` and override `compute_loss` instead."
+            "`compute_loss_func` is set: TRL then runs the fused LM head without gradient, so the alignment term "
+            "would have none. Subclass `SolarSFTTrainer` and override `compute_loss` instead."
         )
     if args.pivot_batching == "grouped":
         strategy = sampling_strategy(args)
         if strategy != "random":
             raise ValueError(
-                f"`train_sampling_strategy={strategy!r}` and `pivot_batching='grouped'` both set the order of the rows. "
-                "Leave `train_sampling_strategy` at 'random', or set `pivot_batching='random'`."
+                f"`train_sampling_strategy={strategy!r}` and `pivot_batching='grouped'` both set the order of the "
+                "rows. Leave `train_sampling_strategy` at 'random', or set `pivot_batching='random'`."
             )
         for name in ("split_batches", "dispatch_batches"):
             if getattr(args.accelerator_config, name):
                 raise ValueError(
-                    f"`accelerator_config` sets `{name}=True`, which cuts batches across ranks and so groups of parallel "
-                    f"rows apart (`pivot_batching='grouped'`). Set `{name}=False`, or `pivot_batching='random'` with "
-                    "`dispatch_batches=False`."
+                    f"`accelerator_config` sets `{name}=True`, which cuts batches across ranks and so groups of "
+                    f"parallel rows apart (`pivot_batching='grouped'`). Set `{name}=False`, or "
+                    "`pivot_batching='random'` with `dispatch_batches=False`."
                 )
     elif args.accelerator_config.dispatch_batches:
         raise ValueError(
-            "`accelerator_config` sets `dispatch_batches=True`, under which batches are put together from tensors alone "
-            "and the pairing would be lost. Set `dispatch_batches=False`."
+            "`accelerator_config` sets `dispatch_batches=True`, under which batches are put together from tensors "
+            "alone and the pairing would be lost. Set `dispatch_batches=False`."
         )
 
 
@@ -74,14 +74,15 @@ def check_parallelism(args: SolarSFTConfig, accelerator: Accelerator) -> None:
     for name in ("tp", "cp", "sp"):
         if config is not None and getattr(config, f"{name}_enabled", False):
             raise ValueError(
-                f"`parallelism_config` sets `{name}_size={getattr(config, f'{name}_size')}`: tensor, context and sequence "
-                f"parallelism are not supported with alignment. Set `{name}_size=1`, or `alignment_objective='none'`."
+                f"`parallelism_config` sets `{name}_size={getattr(config, f'{name}_size')}`: tensor, context and "
+                f"sequence parallelism are not supported with alignment. Set `{name}_size=1`, or "
+                "`alignment_objective='none'`."
             )
     kind = accelerator.distributed_type.value
     if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
         raise ValueError(
-            f"The distributed type is {kind}, which `SolarSFTTrainer` does not support yet: ranks that miss pivots would "
-            "run more forward passes than the others. Launch with DDP (`accelerate launch --multi_gpu`), or set "
+            f"The distributed type is {kind}, which `SolarSFTTrainer` does not support yet: ranks that miss pivots "
+            "would run more forward passes than the others. Launch with DDP (`accelerate launch --multi_gpu`), or set "
             "`alignment_objective='none'`."
         )
     reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
@@ -103,16 +104,16 @@ def check_dataset(dataset: Any, name: str) -> None:
     """
     if isinstance(dataset, IterableDataset):
         raise TypeError(
-            f"The {name} is an `IterableDataset`; pairs need random access to rows, so streaming is not supported yet. "
-            "Load it with `streaming=False`, or set `alignment_objective='none'`."
+            f"The {name} is an `IterableDataset`; pairs need random access to rows, so streaming is not supported "
+            "yet. Load it with `streaming=False`, or set `alignment_objective='none'`."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(f"The {name} must be a `datasets.Dataset`, got `{type(dataset).__name__}`.")
     images = [column for column in ("image", "images") if column in dataset.column_names]
     if images:
         raise ValueError(
-            f"The {name} has the column {images[0]!r}: vision datasets are not supported with alignment. Remove the column "
-            "if the rows are text, or set `alignment_objective='none'`."
+            f"The {name} has the column {images[0]!r}: vision datasets are not supported with alignment. Remove the "
+            "column if the rows are text, or set `alignment_objective='none'`."
         )
 
 
@@ -131,12 +132,14 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
     """
     head = model.get_output_embeddings()
     if head is None:
-        raise ValueError(f"{type(model).__name__} has no LM head, so no next-token distribution to build soft tokens from.")
+        raise ValueError(
+            f"{type(model).__name__} has no LM head, so no next-token distribution to build soft tokens from."
+        )
     weight = head.weight
     if not weight.is_floating_point():
         raise ValueError(
-            f"The LM head is stored as {weight.dtype}; the fused head needs floating-point weights. Leave it out of the "
-            "quantization (`llm_int8_skip_modules=['lm_head']` in `BitsAndBytesConfig`)."
+            f"The LM head is stored as {weight.dtype}; the fused head needs floating-point weights. Leave it out of "
+            "the quantization (`llm_int8_skip_modules=['lm_head']` in `BitsAndBytesConfig`)."
         )
     embedding = effective_embedding(model)  # raises for what it does not understand
     vocab_size = weight.size(0)
@@ -147,8 +150,8 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
         )
     if args.soft_token_top_k is not None and args.soft_token_top_k > vocab_size:
         raise ValueError(
-            f"`soft_token_top_k` is {args.soft_token_top_k}, more than the vocabulary of {vocab_size} tokens. Use a smaller "
-            "number, or `None` for the whole vocabulary."
+            f"`soft_token_top_k` is {args.soft_token_top_k}, more than the vocabulary of {vocab_size} tokens. Use a "
+            "smaller number, or `None` for the whole vocabulary."
         )
 
 
@@ -167,6 +170,6 @@ def check_collator(collator: Callable, rows: list[dict[str, Any]]) -> None:
             got = f"a tensor of shape {shape}" if shape else f"`{type(value).__name__}`"
             raise ValueError(
                 f"`data_collator` ({type(collator).__name__}) hides the pairing: for {len(rows)} examples it returns "
-                f"{key!r} as {got}, expected a tensor of shape ({len(rows)}, length). Use a collator that pads one row per "
-                "example in order, or leave `data_collator` unset."
+                f"{key!r} as {got}, expected a tensor of shape ({len(rows)}, length). Use a collator that pads one "
+                "row per example in order, or leave `data_collator` unset."
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from trl import SFTConfig
 
-from .objectives import OBJECTIVES, SCHEDULES
+from .objectives import OBJECTIVES, SCHEDULES, Objective
 
 
 PIVOT_BATCHING = ("grouped", "random")
@@ -47,8 +47,8 @@ class SolarSFTConfig(SFTConfig):
         alignment_warmup_ratio (`float`, *optional*, defaults to `0.0`):
             Share of the optimizer steps over which λ first rises linearly from 0.
         soft_token_temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature τ of the distribution that mixes the embeddings: `p = softmax(logits / τ)`. `1.0` mixes with the
-            model's own next-token distribution. The SFT loss is not affected.
+            Temperature τ of the distribution that mixes the embeddings: `p = softmax(logits / τ)`. `1.0` mixes with
+            the model's own next-token distribution. The SFT loss is not affected.
         soft_token_top_k (`int`, *optional*):
             Mix over the `k` most likely tokens only, renormalised. `None` (default) mixes over the whole vocabulary,
             which costs no more here and has no discontinuity where ranks swap.
@@ -66,11 +66,11 @@ class SolarSFTConfig(SFTConfig):
         language_column (`str`, *optional*, defaults to `"language"`):
             Name of the column with each row's language.
         parallel_id_column (`str` or `list[str]`, *optional*, defaults to `"parallel_id"`):
-            Name of the column that holds the same value on every translation of an item. Name several columns where ids
-            repeat across sources or splits.
+            Name of the column that holds the same value on every translation of an item. Name several columns where
+            ids repeat across sources or splits.
         pivot_batching (`str`, *optional*, defaults to `"grouped"`):
-            Order of the training rows. `"grouped"` keeps the translations of an item next to each other in a per-device
-            batch, so that their pivot is normally there and costs nothing. `"random"` keeps the order of
+            Order of the training rows. `"grouped"` keeps the translations of an item next to each other in a
+            per-device batch, so that their pivot is normally there and costs nothing. `"random"` keeps the order of
             [`~trl.SFTTrainer`]; pivots that are not in the batch then go through a forward pass of their own.
         missing_pivot (`str`, *optional*, defaults to `"keep"`):
             What to do with a non-pivot row that has no pivot: `"keep"` it for the SFT loss alone, `"drop"` it from the
@@ -85,8 +85,8 @@ class SolarSFTConfig(SFTConfig):
     alignment_objective: str = field(
         default="solar",
         metadata={
-            "help": "Preset of the alignment objective: 'solar' pulls the soft-token summary of each non-pivot response "
-            "toward that of its pivot parallel; 'none' turns alignment off.",
+            "help": "Preset of the alignment objective: 'solar' pulls the soft-token summary of each non-pivot "
+            "response toward that of its pivot parallel; 'none' turns alignment off.",
             "choices": list(OBJECTIVES),
         },
     )
@@ -142,9 +142,7 @@ class SolarSFTConfig(SFTConfig):
     )
     parallel_id_column: str | list[str] = field(
         default_factory=lambda: "parallel_id",
-        metadata={
-            "help": "Name of the column (or columns) holding the same value on every translation of an item."
-        },
+        metadata={"help": "Name of the column (or columns) holding the same value on every translation of an item."},
     )
     pivot_batching: str = field(
         default="grouped",
@@ -157,16 +155,16 @@ class SolarSFTConfig(SFTConfig):
     missing_pivot: str = field(
         default="keep",
         metadata={
-            "help": "What to do with a non-pivot row that has no pivot: 'keep' it for the SFT loss alone, 'drop' it, or "
-            "raise an 'error'.",
+            "help": "What to do with a non-pivot row that has no pivot: 'keep' it for the SFT loss alone, 'drop' it, "
+            "or raise an 'error'.",
             "choices": list(MISSING_PIVOT),
         },
     )
     multiple_pivots: str = field(
         default="error",
         metadata={
-            "help": "What to do with an item that has several different pivots: raise an 'error', take the 'first', or "
-            "'sample' one per epoch.",
+            "help": "What to do with an item that has several different pivots: raise an 'error', take the 'first', "
+            "or 'sample' one per epoch.",
             "choices": list(MULTIPLE_PIVOTS),
         },
     )
@@ -220,15 +218,19 @@ class SolarSFTConfig(SFTConfig):
         for name in ("pivot_language", "parallel_id_column"):
             value = getattr(self, name)
             values = [value] if isinstance(value, str) else value
-            if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, str) and v for v in values):
+            if (
+                not isinstance(values, (list, tuple))
+                or not values
+                or not all(isinstance(v, str) and v for v in values)
+            ):
                 raise ValueError(f"`{name}` must be a non-empty string or a list of them, got {value!r}.")
         if not isinstance(self.language_column, str) or not self.language_column:
             raise ValueError(f"`language_column` must be a non-empty string, got {self.language_column!r}.")
 
     @property
-    def alignment_enabled(self) -> bool:
-        """Whether there is an alignment term at all: an objective other than `"none"` with a weight above 0."""
-        return self.alignment_objective != "none" and self.alignment_weight > 0
+    def objective(self) -> Objective | None:
+        """The alignment objective, or `None` if alignment is off: preset `"none"`, or weight 0."""
+        return OBJECTIVES[self.alignment_objective] if self.alignment_weight > 0 else None
 
     @classmethod
     def from_arguments(cls, args: TrainingArguments) -> SolarSFTConfig:

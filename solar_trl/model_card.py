@@ -6,7 +6,6 @@ from pathlib import Path
 
 from .config import SolarSFTConfig
 from .data import PairingReport
-from .objectives import OBJECTIVES
 
 
 PAPER = {
@@ -42,11 +41,10 @@ _BEFORE = "### Framework versions"
 
 def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str:
     """Markdown on the objective, its settings and the pairs it was trained on."""
-    objective = OBJECTIVES[args.alignment_objective]
     lines = [
         "### Cross-lingual alignment",
         "",
-        objective.description if objective is not None and args.alignment_enabled else "Alignment was off.",
+        "Alignment was off." if args.objective is None else args.objective.description,
         "",
         "| Setting | Value |",
         "| --- | --- |",

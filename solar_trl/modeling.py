@@ -132,7 +132,9 @@ def _soft_token_forward(
     # `masked_scatter` keeps the output connected to the model when no label is valid: such a micro-batch gives a
     # differentiable zero
     log_probs, entropy, is_top1 = (
-        x.new_zeros(mask.shape).masked_scatter(mask, x) for x in (log_probs, entropy, is_top1)
+        torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x)
+        for x in (log_probs, entropy, is_top1)
+        if x is not None
     )
     loss = -log_probs.sum() / (max(start, 1) if num_items_in_batch is None else num_items_in_batch)
     aux_loss = None

@@ -31,16 +31,16 @@ from .data import (
 from .metrics import AlignmentMeter
 from .model_card import PAPER, add_alignment_section
 from .modeling import Pooling, add_soft_token_head
-from .objectives import OBJECTIVES, pair_distances, scheduled_weight
+from .objectives import pair_distances, scheduled_weight
 
 
 class _RecordingProxy:
-    """Stands in for the model in TRL's `compute_loss`: asks its fused forward for summaries too, and keeps the outputs."""
+    """Stands in for the model in TRL's `compute_loss`: asks for summaries too, and keeps the outputs."""
 
     def __init__(self, model: nn.Module, pooling: Pooling):
         self.model = model
         self.pooling = pooling
-        self.outputs = None
+        self.outputs: Any = None
 
     def __call__(self, *args, **kwargs):
         if not kwargs.get("fused_lm_head") or self.outputs is not None:
@@ -53,8 +53,8 @@ class _EpochCallback(TrainerCallback):
     """
     Tells the sampler and the pivot table which epoch it is.
 
-    After a resume on several ranks the sampler lies too deep for accelerate's and the Trainer's own `set_epoch`: epoch 0
-    would be replayed. `state.epoch` alone does not do, since it is behind after an epoch that was stopped early.
+    After a resume on several ranks the sampler lies too deep for accelerate's and the Trainer's own `set_epoch`: epoch
+    0 would be replayed. `state.epoch` alone does not do, since it is behind after an epoch that was stopped early.
     """
 
     def __init__(self, set_epoch: Callable[[int], None]):
@@ -74,10 +74,10 @@ class SolarSFTTrainer(SFTTrainer):
     Trainer for supervised fine-tuning with cross-lingual alignment.
 
     Extends [`~trl.SFTTrainer`] with SOLAR ([Soft Token Alignment for Cross-Lingual
-    Reasoning](https://huggingface.co/papers/2606.26466)): the soft-token summary of each non-pivot response (the mean over
-    the response of probability-weighted vocabulary embeddings) is pulled toward that of its pivot-language (English)
-    parallel. Everything else is `SFTTrainer`'s: the SFT loss, its metrics and every argument not named here. With
-    `alignment_weight=0` or `alignment_objective="none"`, training is that of `SFTTrainer`, bit for bit.
+    Reasoning](https://huggingface.co/papers/2606.26466)): the soft-token summary of each non-pivot response (the mean
+    over the response of probability-weighted vocabulary embeddings) is pulled toward that of its pivot-language
+    (English) parallel. Everything else is `SFTTrainer`'s: the SFT loss, its metrics and every argument not named here.
+    With `alignment_weight=0` or `alignment_objective="none"`, training is that of `SFTTrainer`, bit for bit.
 
     The loss is the SFT loss plus `alignment_weight` × the mean of `1 - cos` over all pairs of the optimizer step, over
     micro-batches and ranks.
@@ -86,8 +86,8 @@ class SolarSFTTrainer(SFTTrainer):
         model (`str` or [`~transformers.PreTrainedModel`] or `PeftModel`):
             Model to train, as for [`~trl.SFTTrainer`].
         args ([`SolarSFTConfig`], *optional*):
-            Configuration. A plain [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`] is converted field by field
-            and gets the default alignment settings.
+            Configuration. A plain [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`] is converted field by
+            field and gets the default alignment settings.
         data_collator (callable, *optional*):
             Collator that pads one row per example, in order. [`DataCollatorForPivotAlignment`] is put around it.
         train_dataset ([`~datasets.Dataset`]):
@@ -105,8 +105,8 @@ class SolarSFTTrainer(SFTTrainer):
             Every other argument of [`~trl.SFTTrainer`] (`peft_config`, `quantization_config`, `callbacks`, ...).
 
     Raises:
-        ValueError: For settings under which the alignment would be lost or wrong, and for data in which nothing pairs; each
-            message names the value and the way out.
+        ValueError: For settings under which the alignment would be lost or wrong, and for data in which nothing pairs;
+            each message names the value and the way out.
         TypeError: For streaming datasets, and for languages or ids of a wrong type.
 
     Example:
@@ -130,6 +130,10 @@ class SolarSFTTrainer(SFTTrainer):
     _name = "SOLAR"
     _paper = PAPER
 
+    data_collator: Any
+    train_dataset: Any
+    eval_dataset: Any
+
     def __init__(
         self,
         model: str | PreTrainedModel,
@@ -147,8 +151,8 @@ class SolarSFTTrainer(SFTTrainer):
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             args = SolarSFTConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SOLAR")
         args = SolarSFTConfig.from_arguments(args)
-        self._pairs: PairingSession | None = None
-        if args.alignment_enabled and train_dataset is not None:
+        self._pairs: PairingSession | None = None  # `None` while alignment is off
+        if args.objective is not None and train_dataset is not None:
             checks.check_arguments(args, kwargs.get("compute_loss_func"))
             checks.check_dataset(train_dataset, "train dataset")
             if pivot_dataset is not None:
@@ -171,13 +175,11 @@ class SolarSFTTrainer(SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if args.alignment_enabled:
+        if args.objective is not None:
             checks.check_parallelism(args, self.accelerator)
             checks.check_model(base_model(self.model), args)
-            checks.check_collator(self.data_collator, [self._example(self.train_dataset)] * 2)
-            self._pairs = session
-            self._set_up_pairs(pivot_dataset, eval_pivot_dataset)
-            self._objective = OBJECTIVES[args.alignment_objective]
+            self._set_up_pairs(session, pivot_dataset, eval_pivot_dataset)
+            self._objective = args.objective
             add_soft_token_head(
                 base_model(self.model),
                 temperature=args.soft_token_temperature,
@@ -192,26 +194,22 @@ class SolarSFTTrainer(SFTTrainer):
     # Data
 
     def _set_up_pairs(
-        self, pivot_dataset: Dataset | None, eval_pivot_dataset: Dataset | dict[str, Dataset] | None
+        self,
+        pairs: PairingSession,
+        pivot_dataset: Dataset | None,
+        eval_pivot_dataset: Dataset | dict[str, Dataset] | None,
     ) -> None:
         """Resolve the pairs of the prepared datasets, and put the pairing collator around the padding one."""
-        pairs = self._pairs
+        self._pairs = pairs
         # Adding columns may write to the cache, so one process goes first
         with self.args.main_process_first(desc="pairing"):
-            pivots = self._prepare_pivots(pivot_dataset, "pivot")
+            pivots = self._prepare_pivots(pivot_dataset, "train")
             self.train_dataset = pairs.pair_train(self.train_dataset, pivots)
-            if isinstance(eval_pivot_dataset, dict):
-                self._eval_pivots = {
-                    name: self._prepare_pivots(dataset, f"{name} pivot") for name, dataset in eval_pivot_dataset.items()
-                }
-            else:
-                self._eval_pivots = self._prepare_pivots(eval_pivot_dataset, "eval pivot")
-            if isinstance(self.eval_dataset, dict):
-                self.eval_dataset = {
-                    name: self._pair_eval(dataset, name) for name, dataset in self.eval_dataset.items()
-                }
-            elif self.eval_dataset is not None:
-                self.eval_dataset = self._pair_eval(self.eval_dataset)
+            self._eval_pivots = _map(eval_pivot_dataset, self._prepare_pivots)
+            self.eval_dataset = _map(self.eval_dataset, self._pair_eval)
+        columns = [name for name in ("input_ids", "labels") if name in self.train_dataset.column_names]
+        rows = self.train_dataset.select(range(min(2, len(self.train_dataset)))).select_columns(columns)
+        checks.check_collator(self.data_collator, rows.to_list())
         self.data_collator = DataCollatorForPivotAlignment(self.data_collator, pairs.table)
         if not _masks_prompts(self.train_dataset):
             get_logger().warning(
@@ -221,25 +219,25 @@ class SolarSFTTrainer(SFTTrainer):
             )
 
     def _prepare_pivots(self, dataset: Dataset | None, name: str) -> Dataset | None:
-        if dataset is None:
-            return None
-        checks.check_dataset(dataset, f"{name} dataset")
-        if self._skip_prepare_dataset:
+        """Tokenize a pivot dataset as the rows of the set that it belongs to."""
+        if dataset is None or self._skip_prepare_dataset:
             return dataset
+        checks.check_dataset(dataset, f"{name} pivot dataset")
         return self._prepare_dataset(
-            dataset, self.processing_class, self.args, False, self._formatting_func, name
+            dataset, self.processing_class, self.args, False, self._formatting_func, f"{name} pivot"
         )
 
     def _pair_eval(self, dataset: Dataset, name: str = "eval") -> Dataset:
         pivots = self._eval_pivots.get(name) if isinstance(self._eval_pivots, dict) else self._eval_pivots
-        return self._pairs.pair_eval(dataset, f"{name} dataset", pivots)
+        return self._session.pair_eval(dataset, f"{name} dataset", pivots)
 
-    @staticmethod
-    def _example(dataset: Dataset) -> dict[str, Any]:
-        return dataset[0] if len(dataset) else {"input_ids": [0, 0], "labels": [0, 0]}
+    @property
+    def _session(self) -> PairingSession:
+        assert self._pairs is not None, "alignment is off"
+        return self._pairs
 
     def _set_epoch(self, epoch: int) -> None:
-        self._pairs.table.set_epoch(epoch)
+        self._session.table.set_epoch(epoch)
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
 
@@ -366,9 +364,11 @@ class SolarSFTTrainer(SFTTrainer):
             batch_size = outputs.log_probs.size(0)
             real = state.remainder - self.accelerator.process_index * batch_size
             row_weights = (torch.arange(batch_size, device=pool.device) < real).to(torch.float32)
-            pair_weights = row_weights[torch.tensor(alignment["rows"], device=pool.device, dtype=torch.int64)[examples]]
+            pair_weights = row_weights[
+                torch.tensor(alignment["rows"], device=pool.device, dtype=torch.int64)[examples]
+            ]
         self._meters["train" if training else "eval"].update(
-            n_languages=len(self._pairs.languages),
+            n_languages=len(self._session.languages),
             token_loss=token_loss.sum(1),
             token_counts=outputs.label_mask.sum(1),
             languages=alignment["languages"].to(pool.device),
@@ -403,6 +403,13 @@ class SolarSFTTrainer(SFTTrainer):
 
 def _data_seed(args: SolarSFTConfig) -> int:
     return args.seed if args.data_seed is None else args.data_seed
+
+
+def _map(datasets: Any, function: Callable[[Any, str], Any]) -> Any:
+    """Apply a function to each dataset of a dict, or to the only one, called "eval"."""
+    if isinstance(datasets, dict):
+        return {name: function(dataset, name) for name, dataset in datasets.items()}
+    return None if datasets is None else function(datasets, "eval")
 
 
 def _masks_prompts(dataset: Dataset) -> bool:

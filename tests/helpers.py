@@ -90,7 +90,8 @@ def relative_error(got: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     """‖got − expected‖ / ‖expected‖ over all parameters together; missing gradients count as zero."""
     assert set(got) <= set(expected), sorted(set(got) - set(expected))
     difference = sum(
-        ((got[name].double() if name in got else 0) - value.double()).square().sum() for name, value in expected.items()
+        ((got[name].double() if name in got else 0) - value.double()).square().sum()
+        for name, value in expected.items()
     )
     norm = sum(value.double().square().sum() for value in expected.values())
     return (difference / norm).sqrt().item()

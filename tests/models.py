@@ -29,6 +29,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+
 TRANSFORMERS_5 = Version(transformers.__version__) >= Version("5.0.0")
 VOCAB_SIZE = 389  # larger than the default tiny tokenizer's, as padded vocabularies are, and no multiple of any tile
 HIDDEN_SIZE = 32

@@ -160,7 +160,7 @@ def reference_objective(
         labels = [-100] * num_virtual_tokens + list(row["labels"])
         assert len(logits) == len(labels), "the model does not return `num_virtual_tokens` extra positions"
 
-        next_labels = labels[1:] + [-100]  # position t predicts the label of t + 1; the last one predicts nothing
+        next_labels = [*labels[1:], -100]  # position t predicts the label of t + 1; the last one predicts nothing
         if index < len(rows):
             for position_logits, label in zip(logits, next_labels, strict=True):
                 if label != -100:

@@ -84,7 +84,7 @@ def test_streaming(tokenizer, tmp_path):
     args = SolarSFTConfig(str(tmp_path), report_to="none", max_steps=1, bf16=False)
     with pytest.raises(TypeError, match="`IterableDataset`"):
         SolarSFTTrainer(tiny_model("qwen3"), args, train_dataset=stream, processing_class=tokenizer)
-    with pytest.raises(TypeError, match="must be a `datasets.Dataset`, got `list`"):
+    with pytest.raises(TypeError, match=r"must be a `datasets\.Dataset`, got `list`"):
         SolarSFTTrainer(tiny_model("qwen3"), args, train_dataset=token_rows(SPEC), processing_class=tokenizer)
 
 
@@ -108,7 +108,9 @@ def test_ids_of_different_type(tokenizer, tmp_path):
     refuses(ValueError, "differ in type", tokenizer, tmp_path, pivot_dataset=pivots)
 
 
-@pytest.mark.parametrize("collator", [DataCollatorWithFlattening(return_position_ids=False), lambda rows: {"input_ids": rows}])
+@pytest.mark.parametrize(
+    "collator", [DataCollatorWithFlattening(return_position_ids=False), lambda rows: {"input_ids": rows}]
+)
 def test_collator_that_hides_the_pairing(collator, tokenizer, tmp_path):
     refuses(ValueError, "hides the pairing", tokenizer, tmp_path, data_collator=collator)
 
@@ -124,7 +126,10 @@ def test_dora_on_embeddings(tokenizer, tmp_path):
 
 
 def test_integer_head_and_embedding(tokenizer, tmp_path):
-    for module, message in (("lm_head", "LM head is stored as torch.int8"), ("model.embed_tokens", "embedding is stored")):
+    for module, message in (
+        ("lm_head", "LM head is stored as torch.int8"),
+        ("model.embed_tokens", "embedding is stored"),
+    ):
         model = tiny_model("qwen3", tied=False)
         layer = model.get_submodule(module)
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
@@ -156,7 +161,7 @@ def test_reentrant_checkpointing_under_ddp():
     accelerator = SimpleNamespace(
         num_processes=2, parallelism_config=None, distributed_type=SimpleNamespace(value="MULTI_CPU")
     )
-    with pytest.raises(ValueError, match="`detach_pivot=False`.*reentrant"):
+    with pytest.raises(ValueError, match=r"`detach_pivot=False`.*reentrant"):
         check_parallelism(args, accelerator)
     accelerator.num_processes = 1
     check_parallelism(args, accelerator)

@@ -99,7 +99,7 @@ def test_sampled_pivots_depend_on_seed_epoch_and_item_alone():
 
     assert draws(0, 0) == draws(0, 0)
     assert draws(0, 0) != draws(0, 1) and draws(0, 0) != draws(1, 0)
-    counts = np.bincount(sum((draws(0, epoch) for epoch in range(5)), []), minlength=3)
+    counts = np.bincount([d for epoch in range(5) for d in draws(0, epoch)], minlength=3)
     assert counts.min() > 25  # of 50 each
 
 
@@ -156,7 +156,9 @@ def test_another_order_each_epoch_and_seed():
     orders.append(tuple(ParallelGroupSampler(np.repeat(np.arange(20), 3), 6, seed=1)))
     assert len(set(orders)) == 4
     # Groups change their company too
-    companions = [frozenset(frozenset(row // 3 for row in order[i : i + 6]) for i in range(0, 60, 6)) for order in orders]
+    companions = [
+        frozenset(frozenset(row // 3 for row in order[i : i + 6]) for i in range(0, 60, 6)) for order in orders
+    ]
     assert len(set(companions)) == 4
 
 

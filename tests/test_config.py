@@ -36,8 +36,29 @@ def test_documented_twice():
 
 
 def test_command_line():
-    arguments = "--output_dir x --alignment_weight 0.3 --pivot_language en eng --parallel_id_column source id".split()
-    arguments += "--soft_token_top_k 20 --detach_pivot false --use_cpu --bf16 false --alignment-schedule linear_decay".split()
+    arguments = [
+        "--output_dir",
+        "x",
+        "--alignment_weight",
+        "0.3",
+        "--pivot_language",
+        "en",
+        "eng",
+        "--parallel_id_column",
+        "source",
+        "id",
+    ]
+    arguments += [
+        "--soft_token_top_k",
+        "20",
+        "--detach_pivot",
+        "false",
+        "--use_cpu",
+        "--bf16",
+        "false",
+        "--alignment-schedule",
+        "linear_decay",
+    ]
     (config,) = HfArgumentParser(SolarSFTConfig).parse_args_into_dataclasses(arguments)
     assert config.alignment_weight == 0.3 and config.soft_token_top_k == 20 and config.detach_pivot is False
     assert config.pivot_language == ["en", "eng"] and config.parallel_id_column == ["source", "id"]
@@ -46,7 +67,9 @@ def test_command_line():
 
 @pytest.mark.parametrize("parser", [HfArgumentParser, TrlParser])
 def test_defaults_survive_the_parsers(parser):
-    (config,) = parser(SolarSFTConfig).parse_args_into_dataclasses(["--output_dir", "x", "--use_cpu", "--bf16", "false"])
+    (config,) = parser(SolarSFTConfig).parse_args_into_dataclasses(
+        ["--output_dir", "x", "--use_cpu", "--bf16", "false"]
+    )
     direct = SolarSFTConfig("x", **{**CPU, "report_to": config.report_to})
     for field in NEW:
         assert getattr(config, field.name) == getattr(direct, field.name), field.name
@@ -55,7 +78,8 @@ def test_defaults_survive_the_parsers(parser):
 def test_yaml(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
-        "output_dir: x\nuse_cpu: true\nbf16: false\nalignment_weight: 1e-1\npivot_language: [en, eng]\nsoft_token_top_k: 5\n"
+        "output_dir: x\nuse_cpu: true\nbf16: false\nalignment_weight: 1e-1\npivot_language: [en, "
+        "eng]\nsoft_token_top_k: 5\n"
     )
     (config,) = TrlParser(SolarSFTConfig).parse_args_and_config(["--config", str(path)])
     assert config.alignment_weight == 0.1  # YAML reads 1e-1 as a string
@@ -64,23 +88,47 @@ def test_yaml(tmp_path):
 
 
 def test_help_renders():
-    code = "from trl import TrlParser; from solar_trl import SolarSFTConfig; TrlParser(SolarSFTConfig).parse_args(['--help'])"
+    code = "import solar_trl, trl; trl.TrlParser(solar_trl.SolarSFTConfig).parse_args(['--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "--alignment_weight" in done.stdout, done.stderr[-2000:]
 
 
 # One value that is not the default for as many fields as can be set without their own machinery
 CHANGED = {
-    **CPU, "learning_rate": 3e-4, "per_device_train_batch_size": 3, "hub_token": "hf_secret", "hub_model_id": "me/model",
-    "seed": 7, "warmup_steps": 5, "optim": "sgd", "eval_strategy": "steps", "eval_steps": 3, "save_steps": 9,
-    "logging_steps": 4, "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6},
-    "gradient_checkpointing": False, "label_names": ["labels"], "run_name": "r", "dataloader_num_workers": 2,
-    "accelerator_config": {"even_batches": False}, "remove_unused_columns": False, "metric_for_best_model": "eval_loss",
+    **CPU,
+    "learning_rate": 3e-4,
+    "per_device_train_batch_size": 3,
+    "hub_token": "hf_secret",
+    "hub_model_id": "me/model",
+    "seed": 7,
+    "warmup_steps": 5,
+    "optim": "sgd",
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "save_steps": 9,
+    "logging_steps": 4,
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "lr_scheduler_kwargs": {"min_lr": 1e-6},
+    "gradient_checkpointing": False,
+    "label_names": ["labels"],
+    "run_name": "r",
+    "dataloader_num_workers": 2,
+    "accelerator_config": {"even_batches": False},
+    "remove_unused_columns": False,
+    "metric_for_best_model": "eval_loss",
 }
 CHANGED_SFT = {
-    "max_length": 77, "eos_token": "<|im_end|>", "completion_only_loss": True, "dataset_text_field": "body",
-    "model_init_kwargs": {"revision": "main"}, "dataset_kwargs": {"skip_prepare_dataset": True}, "loss_type": "dft",
-    "pad_to_multiple_of": 8, "assistant_only_loss": True, "eval_packing": False, "chat_template_path": "x.jinja",
+    "max_length": 77,
+    "eos_token": "<|im_end|>",
+    "completion_only_loss": True,
+    "dataset_text_field": "body",
+    "model_init_kwargs": {"revision": "main"},
+    "dataset_kwargs": {"skip_prepare_dataset": True},
+    "loss_type": "dft",
+    "pad_to_multiple_of": 8,
+    "assistant_only_loss": True,
+    "eval_packing": False,
+    "chat_template_path": "x.jinja",
 }
 
 
@@ -110,17 +158,24 @@ def test_conversion_of_foreign_fields(tmp_path):
 
 
 def test_enabled(tmp_path):
-    assert SolarSFTConfig(str(tmp_path), **CPU).alignment_enabled
-    assert not SolarSFTConfig(str(tmp_path), alignment_weight=0, **CPU).alignment_enabled
-    assert not SolarSFTConfig(str(tmp_path), alignment_objective="none", **CPU).alignment_enabled
+    assert SolarSFTConfig(str(tmp_path), **CPU).objective.distance == "cosine"
+    assert SolarSFTConfig(str(tmp_path), alignment_weight=0, **CPU).objective is None
+    assert SolarSFTConfig(str(tmp_path), alignment_objective="none", **CPU).objective is None
 
 
 def test_schedule_is_followed_and_logged(tokenizer, tmp_path):
     trainer = solar_trainer(
-        tiny_model("qwen3"), token_rows(SPEC), tokenizer, tmp_path,
+        tiny_model("qwen3"),
+        token_rows(SPEC),
+        tokenizer,
+        tmp_path,
         config={
-            **QUIET, "max_steps": 8, "per_device_train_batch_size": 4, "alignment_weight": 2.0,
-            "alignment_schedule": "linear_decay", "alignment_warmup_ratio": 0.25,
+            **QUIET,
+            "max_steps": 8,
+            "per_device_train_batch_size": 4,
+            "alignment_weight": 2.0,
+            "alignment_schedule": "linear_decay",
+            "alignment_warmup_ratio": 0.25,
         },
     )
     used = []

@@ -69,7 +69,10 @@ def test_trains_on(name, tokenizer, tmp_path, caplog):
     kwargs = {"formatting_func": lambda row: row["q"] + row["a"]} if name == "formatting_func" else {}
     dataset = Dataset.from_list(FORMATS[name](tokenizer))
     trainer = solar_trainer(
-        tiny_model("qwen3"), dataset, tokenizer, tmp_path,
+        tiny_model("qwen3"),
+        dataset,
+        tokenizer,
+        tmp_path,
         config={**QUIET, "per_device_train_batch_size": 8, "max_steps": 4, **EXTRA.get(name, {})},
         eval_dataset=dataset,
         **kwargs,
@@ -89,7 +92,10 @@ def test_trains_on(name, tokenizer, tmp_path, caplog):
 def test_skip_prepare_dataset(tokenizer, tmp_path):
     dataset = Dataset.from_list(pre_tokenized(tokenizer, "labels"))
     trainer = solar_trainer(
-        tiny_model("qwen3"), dataset, tokenizer, tmp_path,
+        tiny_model("qwen3"),
+        dataset,
+        tokenizer,
+        tmp_path,
         config={"max_steps": 1, "dataset_kwargs": {"skip_prepare_dataset": True}},
         eval_dataset=dataset.select(range(8)),
     )
@@ -134,10 +140,19 @@ def test_evaluation_sets(tokenizer, tmp_path, caplog):
 def test_eval_pivot_dataset_and_best_model(tokenizer, tmp_path):
     train, pivots = Dataset.from_list(rows()), Dataset.from_list(rows(("en",))).remove_columns("language")
     trainer = solar_trainer(
-        tiny_model("qwen3"), train, tokenizer, tmp_path,
+        tiny_model("qwen3"),
+        train,
+        tokenizer,
+        tmp_path,
         config={
-            "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
-            "load_best_model_at_end": True, "metric_for_best_model": "eval_alignment_loss", "greater_is_better": False,
+            "max_steps": 2,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_alignment_loss",
+            "greater_is_better": False,
         },
         eval_dataset=Dataset.from_list(rows(("sw",))),
         eval_pivot_dataset=pivots,
@@ -156,8 +171,13 @@ def test_prediction_with_logits(tokenizer, tmp_path):
         return {"answer": 42.0}
 
     trainer = solar_trainer(
-        tiny_model("qwen3"), rows(), tokenizer, tmp_path, config={"max_steps": 1},
-        eval_dataset=Dataset.from_list(rows()), compute_metrics=compute_metrics,
+        tiny_model("qwen3"),
+        rows(),
+        tokenizer,
+        tmp_path,
+        config={"max_steps": 1},
+        eval_dataset=Dataset.from_list(rows()),
+        compute_metrics=compute_metrics,
     )
     metrics = trainer.evaluate()
     assert metrics["eval_answer"] == 42.0 and metrics["eval_aligned_pairs"] == 24
@@ -165,13 +185,11 @@ def test_prediction_with_logits(tokenizer, tmp_path):
 
 
 def test_truncation_drops_a_pivot(tokenizer, tmp_path):
-    """Rows are paired by id after preparation: a pivot whose response was cut away leaves its translations unpaired."""
+    """Rows are paired by id after preparation: without its response, a pivot leaves its translations unpaired."""
     long = rows()
     pivot = next(i for i, row in enumerate(long) if row["language"] == "en")
     long[pivot] = {**long[pivot], "prompt": "word " * 400}
-    trainer = solar_trainer(
-        tiny_model("qwen3"), long, tokenizer, tmp_path, config={"max_steps": 1, "max_length": 300}
-    )
+    trainer = solar_trainer(tiny_model("qwen3"), long, tokenizer, tmp_path, config={"max_steps": 1, "max_length": 300})
     report = trainer._pairs.reports["train dataset"]
     assert report.rows == 31 and report.pairs == 21 and report.unpaired == 3
 
@@ -180,12 +198,16 @@ def test_several_pivots_are_sampled_by_epoch(tokenizer, tmp_path):
     data = rows(("en", "sw"))
     data += [{**row, "completion": "So: " + row["completion"]} for row in data if row["language"] == "en"]
     trainer = solar_trainer(
-        tiny_model("qwen3"), data, tokenizer, tmp_path,
+        tiny_model("qwen3"),
+        data,
+        tokenizer,
+        tmp_path,
         config={"num_train_epochs": 2, "multiple_pivots": "sample", "per_device_train_batch_size": 4},
     )
     drawn = []
-    trainer.data_collator.pivots.draw, draw = lambda first: drawn.append(draw(first)) or drawn[-1], (
-        trainer.data_collator.pivots.draw
+    trainer.data_collator.pivots.draw, draw = (
+        lambda first: drawn.append(draw(first)) or drawn[-1],
+        (trainer.data_collator.pivots.draw),
     )
     trainer.train()
     assert len(drawn) == 16 and sorted(drawn[:8]) != sorted(drawn[8:])
@@ -211,8 +233,12 @@ def test_own_collator_and_extra_columns(tokenizer, tmp_path):
             return super().torch_call(examples)
 
     trainer = solar_trainer(
-        tiny_model("qwen3"), rows(), tokenizer, tmp_path,
-        config={"max_steps": 1, "remove_unused_columns": False}, data_collator=Collator(pad_token_id=0),
+        tiny_model("qwen3"),
+        rows(),
+        tokenizer,
+        tmp_path,
+        config={"max_steps": 1, "remove_unused_columns": False},
+        data_collator=Collator(pad_token_id=0),
     )
     trainer.train()
     assert trainer.state.log_history[0]["aligned_pairs"] > 0

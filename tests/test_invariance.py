@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
-from helpers import SEQUENTIAL, SPEC, needs_sequential, relative_error, sft_trainer, solar_trainer, step_gradients, token_rows
+from helpers import (
+    SEQUENTIAL,
+    SPEC,
+    needs_sequential,
+    relative_error,
+    sft_trainer,
+    solar_trainer,
+    step_gradients,
+    token_rows,
+)
 from models import tiny_model
 from tiny_tokenizer import parallel_rows
 
@@ -62,7 +70,10 @@ def test_sft_part_is_that_of_sft(tokenizer, tmp_path):
     config = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 1}
     sft = sft_trainer(tiny_model("gemma2"), rows, tokenizer, tmp_path, config=config)
     solar = solar_trainer(
-        tiny_model("gemma2"), rows, tokenizer, tmp_path,
+        tiny_model("gemma2"),
+        rows,
+        tokenizer,
+        tmp_path,
         config={**config, "alignment_weight": 1e-12, "pivot_batching": "random"},
     )
     assert relative_error(step_gradients(solar), step_gradients(sft)) <= 2e-6
@@ -79,7 +90,10 @@ def test_cut_into_micro_batches(batching, config, tokenizer, tmp_path):
     def gradients(batch_size, accumulation):
         cut = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
         trainer = solar_trainer(
-            tiny_model("qwen3"), rows, tokenizer, tmp_path,
+            tiny_model("qwen3"),
+            rows,
+            tokenizer,
+            tmp_path,
             config={**cut, "max_steps": 1, "pivot_batching": batching, "alignment_weight": 3.0, **config},
         )
         return step_gradients(trainer)
@@ -98,7 +112,10 @@ def test_cut_where_the_trainer_divides_by_accumulation(tokenizer, tmp_path):
         gradients = []
         for weight in (5.0, 1e-12):
             trainer = solar_trainer(
-                tiny_model("qwen3"), rows, tokenizer, tmp_path,
+                tiny_model("qwen3"),
+                rows,
+                tokenizer,
+                tmp_path,
                 config={
                     "per_device_train_batch_size": batch_size,
                     "gradient_accumulation_steps": accumulation,
@@ -123,7 +140,12 @@ def run_ranks(options: dict, ranks: int, tmp_path: Path) -> dict:
     command = [sys.executable, str(WORKER), json.dumps(options), str(out)]
     if ranks > 1:
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *command[1:]
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={ranks}",
+            *command[1:],
         ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CI": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

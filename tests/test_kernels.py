@@ -91,8 +91,15 @@ def test_low_precision_is_no_worse_than_naive(dtype):
             continue  # near-ties at rank k are decided by rounding
         options = HeadOptions(maths, temperature, top_k)
         low = inputs(dtype, tied=tied)
-        truth, _ = run(naive, [x.detach().double().requires_grad_() if x is not None and x.is_floating_point() else x
-                               for x in untie(low, tied)], SEGMENTS, options)
+        truth, _ = run(
+            naive,
+            [
+                x.detach().double().requires_grad_() if x is not None and x.is_floating_point() else x
+                for x in untie(low, tied)
+            ],
+            SEGMENTS,
+            options,
+        )
         truth = merge_tied(truth, tied)
         got, _ = run(soft_token_head, low, SEGMENTS, options)
         reference, _ = run(naive, inputs(dtype, tied=tied), SEGMENTS, options)

@@ -8,12 +8,21 @@ from solar_trl.model_card import SETTINGS, add_alignment_section
 
 def test_card_of_a_saved_checkpoint(tokenizer, tmp_path):
     trainer = solar_trainer(
-        tiny_model("qwen3"), token_rows(SPEC), tokenizer, tmp_path,
+        tiny_model("qwen3"),
+        token_rows(SPEC),
+        tokenizer,
+        tmp_path,
         config={"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "alignment_weight": 0.7},
     )
     trainer.train()
     card = (tmp_path / "solar" / "README.md").read_text()
-    for part in ("2606.26466", "he2026solar", "| `alignment_weight` | `0.7` |", "- solar", "This model was trained with SOLAR"):
+    for part in (
+        "2606.26466",
+        "he2026solar",
+        "| `alignment_weight` | `0.7` |",
+        "- solar",
+        "This model was trained with SOLAR",
+    ):
         assert part in card, part
     assert all(f"`{name}`" in card for name in SETTINGS)
     assert "| sw | 3 | 2 | 1 |" in card

@@ -14,7 +14,9 @@ def test_soft_tokens_by_hand():
     two = torch.tensor([[[7 / 9, 2 / 9]]])
     torch.testing.assert_close(soft_tokens(logits, embeddings, top_k=2), two)
     squared = torch.tensor([0.49, 0.04, 0.01]) / 0.54
-    torch.testing.assert_close(soft_tokens(logits, embeddings, temperature=0.5), (squared @ embeddings).reshape(1, 1, 2))
+    torch.testing.assert_close(
+        soft_tokens(logits, embeddings, temperature=0.5), (squared @ embeddings).reshape(1, 1, 2)
+    )
     torch.testing.assert_close(soft_tokens(logits, embeddings, top_k=3), soft_tokens(logits, embeddings))
 
 

@@ -94,7 +94,9 @@ def prepared(spec):
     rows = []
     for language, parallel_id, response in spec:
         ids = [5, 6, *response]
-        rows.append({"input_ids": ids, "labels": [-100, -100, *response], "language": language, "parallel_id": parallel_id})
+        rows.append(
+            {"input_ids": ids, "labels": [-100, -100, *response], "language": language, "parallel_id": parallel_id}
+        )
     return Dataset.from_list(rows)
 
 

@@ -23,9 +23,15 @@ def model_path(tokenizer, tmp_path):
 def test_qlora(double, model_path, tokenizer, tmp_path):
     config = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 0.1, "gradient_checkpointing": True}
     trainer = solar_trainer(
-        model_path, token_rows(SPEC), tokenizer, tmp_path, config=config,
+        model_path,
+        token_rows(SPEC),
+        tokenizer,
+        tmp_path,
+        config=config,
         quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double,
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=double,
             bnb_4bit_compute_dtype=torch.bfloat16,
         ),
         peft_config=LoraConfig(r=4, target_modules="all-linear"),
@@ -45,7 +51,10 @@ def test_qlora(double, model_path, tokenizer, tmp_path):
 def test_alignment_gradient_reaches_the_adapter(model_path, tokenizer, tmp_path):
     def gradients(weight):
         trainer = solar_trainer(
-            model_path, token_rows(SPEC), tokenizer, tmp_path,
+            model_path,
+            token_rows(SPEC),
+            tokenizer,
+            tmp_path,
             config={"max_steps": 1, "per_device_train_batch_size": 8, "alignment_weight": weight},
             quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
             peft_config=LoraConfig(r=4, target_modules=["q_proj", "down_proj"]),

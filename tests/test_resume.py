@@ -98,8 +98,13 @@ def test_grouped_order_in_training(tokenizer, tmp_path):
 def test_resume_on_two_ranks_in_a_later_epoch(tmp_path):
     """accelerate's `set_epoch` does not reach a sampler below a skipped and sharded one: epoch 0 would be replayed."""
     options = {
-        "pivot_batching": "grouped", "per_device_train_batch_size": 2, "max_steps": -1, "num_train_epochs": 3,
-        "save_strategy": "steps", "save_steps": 1, "resume_test": True,
+        "pivot_batching": "grouped",
+        "per_device_train_batch_size": 2,
+        "max_steps": -1,
+        "num_train_epochs": 3,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "resume_test": True,
     }
     straight = run_ranks(options, 2, tmp_path)
     resumed = run_ranks({**options, "resume_from": 3}, 2, tmp_path)

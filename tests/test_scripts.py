@@ -68,10 +68,26 @@ def test_real_chain_of_thought_in_eleven_languages(lora, tiny, tmp_path):
 
 @pytest.mark.distributed
 def test_accelerate_launch_on_two_processes(own_files, tiny, tmp_path):
-    command = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 examples/sft_solar.py".split()
+    command = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "examples/sft_solar.py",
+    ]
     command += ["--model_name_or_path", tiny, "--data_files", *own_files, "--eval_data_files", *own_files]
     command += COLUMNS.format("parallel_id").split() + FAST.split()
-    command += ["--eval_strategy", "epoch", "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out")]
+    command += [
+        "--eval_strategy",
+        "epoch",
+        "--per_device_train_batch_size",
+        "4",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     out = call(command)
     assert "Training on 2 process(es)." in out
     logs = logs_of(tmp_path / "out")
@@ -81,7 +97,9 @@ def test_accelerate_launch_on_two_processes(own_files, tiny, tmp_path):
 
 def test_config_file(tmp_path, own_files):
     path = tmp_path / "config.yaml"
-    path.write_text(f"data_files: {json.dumps(own_files)}\noutput_dir: out\nalignment_weight: 0.5\nuse_cpu: true\nbf16: false\n")
+    path.write_text(
+        f"data_files: {json.dumps(own_files)}\noutput_dir: out\nalignment_weight: 0.5\nuse_cpu: true\nbf16: false\n"
+    )
     script_args, training_args, model_args = make_parser().parse_args_and_config(["--config", str(path), "--use_peft"])
     assert script_args.data_files == own_files and training_args.alignment_weight == 0.5 and model_args.use_peft
 

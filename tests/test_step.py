@@ -99,7 +99,10 @@ ADAPTERS = {
         r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"], init_lora_weights=False
     ),
     "token indices": LoraConfig(
-        r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 5, 50, 200]}, init_lora_weights=False
+        r=4,
+        target_modules=["q_proj"],
+        trainable_token_indices={"embed_tokens": [3, 5, 50, 200]},
+        init_lora_weights=False,
     ),
 }
 
@@ -109,9 +112,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"])
 def test_effective_embedding_under_peft(name, tied, adapter, tokenizer, tmp_path):
     model = tiny_model(name, tied=tied)
-    trainer, got, expected = check_step(
-        model, tokenizer, tmp_path, {}, peft_config=copy.deepcopy(ADAPTERS[adapter])
-    )
+    _, got, expected = check_step(model, tokenizer, tmp_path, {}, peft_config=copy.deepcopy(ADAPTERS[adapter]))
     assert all("lora" in name or "modules_to_save" in name or "token" in name for name in got)
     if adapter != "lora":
         assert any(expected[name].norm() > 0 for name in expected if "embed" in name)
@@ -145,7 +146,12 @@ def test_prompt_learning_positions_are_not_pooled(kind, tokenizer, tmp_path):
         row["labels"] = list(row["input_ids"])
     virtual = 3 if kind == "prompt" else 0
     check_step(
-        tiny_model("llama"), tokenizer, tmp_path, {}, rows=rows, peft_config=config,
+        tiny_model("llama"),
+        tokenizer,
+        tmp_path,
+        {},
+        rows=rows,
+        peft_config=config,
         reference={"num_virtual_tokens": virtual},
     )
 
@@ -183,8 +189,12 @@ def test_router_loss_is_that_of_sft(tokenizer, tmp_path):
     config = {"per_device_train_batch_size": 3, "max_steps": 1, "router_aux_loss_coef": 0.5}
     plain = sft_trainer(tiny_model("qwen2_moe"), rows, tokenizer, tmp_path, config=config)
     solar = solar_trainer(
-        tiny_model("qwen2_moe"), rows, tokenizer, tmp_path,
-        config={**config, "alignment_weight": 1e-12}, pivot_dataset=pivots,
+        tiny_model("qwen2_moe"),
+        rows,
+        tokenizer,
+        tmp_path,
+        config={**config, "alignment_weight": 1e-12},
+        pivot_dataset=pivots,
     )
     expected, got = step_gradients(plain), step_gradients(solar)
     assert relative_error(got, expected) <= TOLERANCE

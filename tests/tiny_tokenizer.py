@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+
 # ChatML. What follows the assistant header, end of turn included, is marked as generated for `assistant_only_loss`.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"

@@ -34,8 +34,8 @@ class DataCollatorForPivotAlignment:
     - `"rows"`: list of `R` ints, the rows of the batch to summarise, ascending,
     - `"examples"`: `torch.Tensor` of shape `(P,)` and dtype int64, the non-pivot example of each pair as a position in
       `"rows"`,
-    - `"pivots"`: `torch.Tensor` of shape `(P,)` and dtype int64, its pivot as a position in `"rows"` followed by the side
-      batch,
+    - `"pivots"`: `torch.Tensor` of shape `(P,)` and dtype int64, its pivot as a position in `"rows"` followed by the
+      side batch,
     - `"pair_languages"`: `torch.Tensor` of shape `(P,)` and dtype int64,
     - `"pivot_batch"`: the collated side batch, or `None`.
     """

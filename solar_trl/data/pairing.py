@@ -123,7 +123,7 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
         ValueError: If a column is missing, or ids are integers in one dataset and strings in another.
         TypeError: If languages are not strings, or ids neither integers nor strings.
     """
-    meaning = {name: "`parallel_id_column`" for name in columns.parallel_id} | {columns.language: "`language_column`"}
+    meaning = dict.fromkeys(columns.parallel_id, "`parallel_id_column`") | {columns.language: "`language_column`"}
     for what, dataset in datasets:
         _require_columns(dataset, columns.names, what, meaning)
 
@@ -154,8 +154,8 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
             column = column.cast(pa.string())
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise TypeError(
-                f"The language column {columns.language!r} of the {what} holds {column.type}; languages must be strings "
-                f"such as {columns.pivot_languages[0]!r}."
+                f"The language column {columns.language!r} of the {what} holds {column.type}; languages must be "
+                f"strings such as {columns.pivot_languages[0]!r}."
             )
         column = pc.fill_null(column, UNKNOWN_LANGUAGE)
         names = pc.unique(column).to_pylist()
@@ -167,7 +167,7 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
 
 
 def first_pivots(items: np.ndarray, pivot_rows: np.ndarray, pivot_items: np.ndarray) -> np.ndarray:
-    """For each item number, the first of `pivot_rows` with it, or -1: `(len(items),)`, for `items` with -1 as unknown."""
+    """For each of `items` (-1 for unknown), the first of `pivot_rows` that is of the same item, or -1."""
     n_items = max(items.max(initial=-1), pivot_items.max(initial=-1)) + 1
     first = np.full(n_items + 1, -1, np.int64)  # the last entry answers for item -1
     first[pivot_items[::-1]] = pivot_rows[::-1]
@@ -193,16 +193,17 @@ def find_pivots(
         language_column (`str`, *optional*, defaults to `"language"`):
             Column with each row's language (strings).
         parallel_id_column (`str` or `list[str]`, *optional*, defaults to `"parallel_id"`):
-            Column, or columns, with the same value on every translation of an item (integers or strings). A row in which
-            one is missing pairs with nothing.
+            Column, or columns, with the same value on every translation of an item (integers or strings). A row in
+            which one is missing pairs with nothing.
         pivot_language (`str` or `list[str]`, *optional*, defaults to `"en"`):
             Value, or aliases, of the pivot language.
         pivot_dataset ([`~datasets.Dataset`], *optional*):
             Where to look for pivots instead of `dataset` itself.
 
     Returns:
-        `numpy.ndarray` of shape `(len(dataset),)` and dtype int64: Index into `pivot_dataset` (or `dataset`); -1 for a row
-        without a pivot and for the rows in the pivot language themselves. Of several identical pivots the first counts.
+        `numpy.ndarray` of shape `(len(dataset),)` and dtype int64: Index into `pivot_dataset` (or `dataset`); -1 for a
+        row without a pivot and for the rows in the pivot language themselves. Of several identical pivots the first
+        counts.
 
     Raises:
         ValueError: If a column is missing, ids differ in type between the two datasets, or an id has several different
@@ -286,13 +287,13 @@ def raise_if_ambiguous(
     first, second = rows[distinct[clash[0]]], rows[distinct[clash[0] + 1]]
     example = describe_ids(dataset, [first], columns)[0]
     raise ValueError(
-        f"{len(np.unique(items[distinct][1:][clash]))} ids of the {what} have several different pivots, e.g. {example} in "
-        f"rows {first} and {second}. Where ids repeat across sources, name all id columns in `parallel_id_column`; where "
-        "an item has several answers, set `multiple_pivots` to 'first' or 'sample'."
+        f"{len(np.unique(items[distinct][1:][clash]))} ids of the {what} have several different pivots, e.g. "
+        f"{example} in rows {first} and {second}. Where ids repeat across sources, name all id columns in "
+        "`parallel_id_column`; where an item has several answers, set `multiple_pivots` to 'first' or 'sample'."
     )
 
 
-def describe_ids(dataset: Dataset, rows: Sequence[int], columns: PairingColumns) -> list[str]:
+def describe_ids(dataset: Dataset, rows: Sequence[int] | np.ndarray, columns: PairingColumns) -> list[str]:
     """Readable ids of a few rows, for messages."""
     values = dataset.select(rows).select_columns(list(columns.parallel_id)).with_format(None)
     return [", ".join(f"{name}={value!r}" for name, value in row.items()) for row in values]

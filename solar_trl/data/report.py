@@ -88,7 +88,9 @@ class PairingReport:
             if pairs.any() and lengths is not None and max_length is not None:
                 entry.truncated = float((lengths[pairs] >= max_length).mean())
             languages[language] = entry
-        total = {key: sum(getattr(entry, key) for entry in languages.values()) for key in ("pairs", "unpaired", "dropped")}
+        total = {
+            key: sum(getattr(entry, key) for entry in languages.values()) for key in ("pairs", "unpaired", "dropped")
+        }
         return cls(
             name=name,
             rows=len(paired),

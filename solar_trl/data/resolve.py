@@ -92,8 +92,8 @@ def resolve_pairs(
     """
     Resolve who is whose parallel in a dataset.
 
-    Works on raw rows too (then only the keys are checked, nothing is known about lengths yet). Rows without any supervised
-    position have no summary: they neither pair nor serve as pivots.
+    Works on raw rows too (then only the keys are checked, nothing is known about lengths yet). Rows without any
+    supervised position have no summary: they neither pair nor serve as pivots.
 
     Args:
         dataset ([`~datasets.Dataset`]):
@@ -203,7 +203,9 @@ def _read(
 
 def _languages(keys: Keys) -> str:
     counts = np.bincount(keys.language, minlength=len(keys.language_names))
-    shown = ", ".join(f"{name!r} ({count} rows)" for name, count in zip(keys.language_names[:20], counts, strict=False))
+    shown = ", ".join(
+        f"{name!r} ({count} rows)" for name, count in zip(keys.language_names[:20], counts, strict=False)
+    )
     return shown + (f" and {len(keys.language_names) - 20} more" if len(keys.language_names) > 20 else "")
 
 
@@ -211,9 +213,9 @@ def _no_pivots(keys: Keys, columns: PairingColumns, name: str) -> str:
     wanted = " or ".join(map(repr, columns.pivot_languages))
     if keys.is_pivot.any():
         return (
-            f"None of the {int(keys.is_pivot.sum())} pivot rows ({columns.language} {wanted}) of the {name} can be used: "
-            f"their id ({', '.join(columns.parallel_id)}) is missing, or no response token was left after truncation "
-            "(see `max_length`)."
+            f"None of the {int(keys.is_pivot.sum())} pivot rows ({columns.language} {wanted}) of the {name} can be "
+            f"used: their id ({', '.join(columns.parallel_id)}) is missing, or no response token was left after "
+            "truncation (see `max_length`)."
         )
     return (
         f"The {name} has no pivot rows: none has {columns.language} {wanted}. Found: {_languages(keys)}. Set "
@@ -227,8 +229,8 @@ def _nothing_pairs(
     ids = "; ".join(describe_ids(dataset, np.flatnonzero(~keys.is_pivot)[:3], columns)) or "none"
     pivot_ids = "; ".join(describe_ids(source, np.flatnonzero(pivot_keys.is_pivot)[:3], columns))
     return (
-        f"Nothing pairs in the {name}: no row in another language shares its id ({', '.join(columns.parallel_id)}) with a "
-        f"pivot row ({columns.language} {' or '.join(map(repr, columns.pivot_languages))}). Languages found: "
-        f"{_languages(keys)}. Ids of non-pivot rows: {ids}. Ids of pivot rows: {pivot_ids}. Every translation of an item "
-        "must carry the same id. To train without alignment, set `alignment_objective='none'`."
+        f"Nothing pairs in the {name}: no row in another language shares its id ({', '.join(columns.parallel_id)}) "
+        f"with a pivot row ({columns.language} {' or '.join(map(repr, columns.pivot_languages))}). Languages found: "
+        f"{_languages(keys)}. Ids of non-pivot rows: {ids}. Ids of pivot rows: {pivot_ids}. Every translation of an "
+        "item must carry the same id. To train without alignment, set `alignment_objective='none'`."
     )

@@ -16,8 +16,8 @@ class ParallelGroupSampler(Sampler[int]):
     1. Each epoch the groups are shuffled, and the rows within each group.
     2. Batches of exactly `batch_size` rows are filled one after the other: each starts with the next group in the
        shuffled order, and goes on with the largest groups that still fit and leave a gap that others can fill.
-    3. Where nothing fits, the next group is split over the boundary (and so is a group larger than a batch). Its pivot is
-       then missing from one of the batches, where [`DataCollatorForPivotAlignment`] appends it.
+    3. Where nothing fits, the next group is split over the boundary (and so is a group larger than a batch). Its pivot
+       is then missing from one of the batches, where [`DataCollatorForPivotAlignment`] appends it.
 
     Every row comes exactly once per epoch. The order depends on `(seed, epoch)` alone: it is the same on every rank,
     which is what accelerate's sharding expects, and after a resume.

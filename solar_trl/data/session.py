@@ -13,8 +13,8 @@ from .resolve import NothingToAlign, resolve_pairs
 
 class PairingSession:
     """
-    Resolves the pairs of each dataset once, within that dataset: evaluation rows never meet training pivots that happen to
-    share an id.
+    Resolves the pairs of each dataset once, within that dataset: evaluation rows never meet training pivots that
+    happen to share an id.
 
     Args:
         columns ([`PairingColumns`]):
@@ -49,7 +49,7 @@ class PairingSession:
         return self._pair(dataset, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
 
     def pair_eval(self, dataset: Dataset, name: str, pivot_dataset: Dataset | None) -> Dataset:
-        """Resolve the pairs of prepared evaluation rows; without any, the rows come back as they are, with one notice."""
+        """Resolve the pairs of prepared evaluation rows; without any, they come back as they are, with one notice."""
         if not isinstance(dataset, Dataset):
             get_logger().warning(f"The {name} is streaming: it gets the SFT metrics only.")
             return dataset

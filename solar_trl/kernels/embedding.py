@@ -14,8 +14,8 @@ class EffectiveEmbedding:
     """
     `E_eff = E + Σ s·(B A)ᵀ`, with some rows replaced: what a PEFT model looks tokens up in, unscaled.
 
-    `E_eff` itself is never built (it would be another `V × d` tensor, and a gradient of that size): mixing commutes with
-    each of its parts.
+    `E_eff` itself is never built (it would be another `V × d` tensor, and a gradient of that size): mixing commutes
+    with each of its parts.
 
     Args:
         weight (`torch.Tensor` of shape `(V, d)`):

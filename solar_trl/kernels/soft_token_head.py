@@ -1,16 +1,16 @@
 """
 The fused soft-token head: log-probabilities and soft-token summaries out of one pass over the logits.
 
-Mean pooling commutes with the mixture: `S = mean_t Σ_v p_t[v] E[v] = p̄ᵀE` with `p̄ = mean_t p_t` of shape `(V,)`. So the
-tiles of logits that the SFT loss computes anyway also give the summaries of SOLAR (arXiv:2606.26466), and the backward
-turns each recomputed tile into the sum of both gradients before the matrix products, which are shared.
+Mean pooling commutes with the mixture: `S = mean_t Σ_v p_t[v] E[v] = p̄ᵀE` with `p̄ = mean_t p_t` of shape `(V,)`. So
+the tiles of logits that the SFT loss computes anyway also give the summaries of SOLAR (arXiv:2606.26466), and the
+backward turns each recomputed tile into the sum of both gradients before the matrix products, which are shared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 
@@ -45,13 +45,13 @@ class HeadOptions:
             backward, which recomputes the logits.
     """
 
-    maths: HeadMaths = HeadMaths()
+    maths: HeadMaths = field(default_factory=HeadMaths)
     temperature: float = 1.0
     top_k: int | None = None
     statistics: bool = True
-    gather: object = None
+    gather: Callable[..., AbstractContextManager] | None = None
 
-    def whole_weights(self, weight: torch.Tensor, bias: torch.Tensor | None):
+    def whole_weights(self, weight: torch.Tensor, bias: torch.Tensor | None) -> AbstractContextManager:
         return nullcontext() if self.gather is None else self.gather(weight, bias)
 
 
@@ -59,8 +59,8 @@ class SoftTokenHeadFunction(torch.autograd.Function):
     """
     Autograd function behind [`soft_token_head`]; the arguments and outputs are explained there.
 
-    Gradient of a logit, with `g` the gradient of the target's log-probability, `h` that of the entropy `H`, `G = ∂L/∂p̄`
-    and `a = 1 / (|M| τ)` for a pooled token:
+    Gradient of a logit, with `g` the gradient of the target's log-probability, `h` that of the entropy `H`, `G =
+    ∂L/∂p̄` and `a = 1 / (|M| τ)` for a pooled token:
 
         ∂L/∂u[v] = g·(1[v = target] - p[v]) - h·p[v]·(log p[v] + H) + a·q[v]·(G[v] - Σ_w q[w] G[w])
 
@@ -71,7 +71,9 @@ class SoftTokenHeadFunction(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, embedding, targets, segments, options):
         ctx.set_materialize_grads(False)
         device, device_type = hidden.device, hidden.device.type
-        compute_dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
+        compute_dtype = (
+            torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
+        )
         wide = accumulation_dtype(compute_dtype)
         maths, tau, top_k = options.maths, options.temperature, options.top_k
         n_tokens, n_rows = hidden.size(0), len(segments)
@@ -84,15 +86,11 @@ class SoftTokenHeadFunction(torch.autograd.Function):
             bias_c = None if bias is None else bias.to(compute_dtype)
             log_z = hidden.new_empty(n_tokens, dtype=wide)
             log_z_tau = hidden.new_empty(n_tokens, dtype=wide) if own_partition else log_z
-            log_probs = entropy = is_top1 = None
-            if options.statistics:
-                log_probs, entropy = torch.empty_like(log_z), torch.empty_like(log_z)
-                is_top1 = torch.empty(n_tokens, dtype=torch.bool, device=device)
+            log_probs, entropy = torch.empty_like(log_z), torch.empty_like(log_z)
+            is_top1 = torch.empty(n_tokens, dtype=torch.bool, device=device)
             mean_probs = hidden.new_zeros(n_rows, vocab_size, dtype=wide)
-            top_indices = top_probs = None
-            if top_k is not None:
-                top_indices = torch.empty(n_tokens, top_k, dtype=torch.int64, device=device)
-                top_probs = hidden.new_empty(n_tokens, top_k, dtype=wide)
+            top_indices = torch.empty(n_tokens, top_k or 0, dtype=torch.int64, device=device)
+            top_probs = hidden.new_empty(n_tokens, top_k or 0, dtype=wide)
 
             step = tokens_per_tile(vocab_size, compute_dtype)
             buffers = hidden.new_empty(2, min(n_tokens, step), vocab_size, dtype=wide)
@@ -139,8 +137,9 @@ class SoftTokenHeadFunction(torch.autograd.Function):
         ctx.save_for_backward(
             hidden, weight, bias, embedding, targets, log_z, log_z_tau, entropy, mean_probs, top_indices, top_probs
         )
-        if is_top1 is not None:
-            ctx.mark_non_differentiable(is_top1)
+        ctx.mark_non_differentiable(is_top1)
+        if not options.statistics:
+            return None, None, None, mean_probs, summaries
         return log_probs, entropy, is_top1, mean_probs, summaries
 
     @staticmethod
@@ -276,9 +275,7 @@ def soft_token_head(
     targets: torch.Tensor | None,
     segments: Sequence[tuple[int, int]],
     options: HeadOptions | None = None,
-) -> tuple[
-    torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor, torch.Tensor | None
-]:
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
     """
     Log-probabilities and soft-token summaries of `hidden`, without materialising the `(N, V)` logits.
 

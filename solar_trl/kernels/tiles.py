@@ -4,8 +4,8 @@ One tile of full-vocabulary logits, folded forward and backward, in torch.
 A tile holds the logits of a few tokens over the whole vocabulary. Everything SOLAR adds to the SFT loss happens while
 such a tile is at hand, element-wise; no other tensor of tokens × vocabulary size ever exists.
 
-Notation: `u` are the model's own logits (after logit scale, soft cap and bias), `p = softmax(u)` the distribution of the
-SFT loss, `q = softmax(u / τ)` the one that mixes the embeddings (the same when τ = 1).
+Notation: `u` are the model's own logits (after logit scale, soft cap and bias), `p = softmax(u)` the distribution of
+the SFT loss, `q = softmax(u / τ)` the one that mixes the embeddings (the same when τ = 1).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 
-# Bytes of one buffer of tokens × V accumulators. Two to four such buffers are alive at a time. On CPU 512-1024 tokens at
-# V = 32k were fastest; larger tiles only help where the sweeps over the V × d weight gradient dominate.
+# Bytes of one buffer of tokens × V accumulators. Two to four such buffers are alive at a time. On CPU 512-1024 tokens
+# at V = 32k were fastest; larger tiles only help where the sweeps over the V × d weight gradient dominate.
 TILE_BYTES = 128 * 2**20
 # Rows of the vocabulary that are cast to the accumulation dtype at a time, where a product needs that
 VOCAB_BLOCK = 16384

@@ -16,8 +16,8 @@ def soft_tokens(
     """
     Probability-weighted mixtures of the vocabulary embeddings, one per position.
 
-    `s_t = Σ_v p_t[v] · E[v]` with `p_t = softmax(u_t / τ)`, over the `top_k` largest logits only if given, renormalised
-    (SOLAR, arXiv:2606.26466; the temperature and the filter follow Soft Thinking, arXiv:2505.15778).
+    `s_t = Σ_v p_t[v] · E[v]` with `p_t = softmax(u_t / τ)`, over the `top_k` largest logits only if given,
+    renormalised (SOLAR, arXiv:2606.26466; the temperature and the filter follow Soft Thinking, arXiv:2505.15778).
 
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`):
@@ -75,8 +75,8 @@ def soft_token_summary(
         embeddings (`torch.Tensor` of shape `(V, d)`):
             Input embedding matrix, unscaled.
         mask (`torch.Tensor` of shape `(B, T)`):
-            `True` where the position's own logits are pooled, i.e. already shifted by the caller: `labels[:, 1:] != -100`
-            next to `logits[:, :-1]`.
+            `True` where the position's own logits are pooled, i.e. already shifted by the caller: `labels[:, 1:] !=
+            -100` next to `logits[:, :-1]`.
         temperature (`float`, *optional*, defaults to `1.0`):
             Temperature τ > 0.
         top_k (`int`, *optional*):

@@ -1,8 +1,8 @@
 """
 Fine-tune with cross-lingual alignment from the command line or a YAML file, as TRL's own `sft.py` does without.
 
-Every argument of [`SolarSFTConfig`], [`~trl.ModelConfig`] and [`~trl.ScriptArguments`] is an option; `--config file.yaml`
-reads them from a file, and options on the command line win.
+Every argument of [`SolarSFTConfig`], [`~trl.ModelConfig`] and [`~trl.ScriptArguments`] is an option; `--config
+file.yaml` reads them from a file, and options on the command line win.
 
 # Full fine-tuning, local JSON Lines (one file per language, the same `id` on every translation)
 ```bash
@@ -75,9 +75,7 @@ class SolarScriptArguments(ScriptArguments):
     completion_column: str | None = field(
         default=None, metadata={"help": "Column that holds the response, if it is not called `completion`."}
     )
-    conversational: bool = field(
-        default=False, metadata={"help": "Whether to make a chat of prompt and completion."}
-    )
+    conversational: bool = field(default=False, metadata={"help": "Whether to make a chat of prompt and completion."})
 
 
 def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Dataset, Dataset | None]:
@@ -96,8 +94,8 @@ def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Data
         train_name, eval_name = script_args.dataset_train_split, script_args.dataset_test_split
     if evaluate and eval_name not in splits:
         raise ValueError(
-            f"`--eval_strategy` asks for evaluation, but there is no {eval_name!r} split (found: {', '.join(splits)}). Pass "
-            "`--eval_data_files` or `--dataset_test_split`, or set `--eval_strategy no`."
+            f"`--eval_strategy` asks for evaluation, but there is no {eval_name!r} split (found: "
+            f"{', '.join(splits)}). Pass `--eval_data_files` or `--dataset_test_split`, or set `--eval_strategy no`."
         )
     splits = rename_columns(splits, script_args)
     return splits[train_name], splits[eval_name] if evaluate else None
