@@ -107,6 +107,11 @@ def check_dataset(dataset: Any, name: str) -> None:
             f"The {name} is an `IterableDataset`; pairs need random access to rows, so streaming is not supported "
             "yet. Load it with `streaming=False`, or set `alignment_objective='none'`."
         )
+    if isinstance(dataset, dict):
+        raise TypeError(
+            f"The {name} is a `{type(dataset).__name__}` of {', '.join(map(repr, dataset))}; pass one of them, e.g. "
+            f"`dataset[{next(iter(dataset), 'train')!r}]`."
+        )
     if not isinstance(dataset, Dataset):
         raise TypeError(f"The {name} must be a `datasets.Dataset`, got `{type(dataset).__name__}`.")
     images = [column for column in ("image", "images") if column in dataset.column_names]
@@ -114,6 +119,24 @@ def check_dataset(dataset: Any, name: str) -> None:
         raise ValueError(
             f"The {name} has the column {images[0]!r}: vision datasets are not supported with alignment. Remove the "
             "column if the rows are text, or set `alignment_objective='none'`."
+        )
+
+
+def check_eval_pivots(pivots: Any, eval_dataset: Any) -> None:
+    """
+    Refuse evaluation pivots that belong to no evaluation set.
+
+    Raises:
+        ValueError: Naming the keys.
+    """
+    if not isinstance(pivots, dict):
+        return
+    names = list(eval_dataset) if isinstance(eval_dataset, dict) else ["eval"]
+    unknown = [name for name in pivots if name not in names]
+    if unknown:
+        raise ValueError(
+            f"`eval_pivot_dataset` has pivots for {', '.join(map(repr, unknown))}, but `eval_dataset` has the sets "
+            f"{', '.join(map(repr, names))}. Use the same keys in both."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -42,7 +43,7 @@ class SolarSFTConfig(SFTConfig):
             whether or not the embeddings could move; at `3.0` with embeddings that could not move (as under LoRA),
             probability leaked onto pivot-language tokens and accuracy collapsed.
         alignment_schedule (`str`, *optional*, defaults to `"constant"`):
-            How λ changes over training, after the warm-up: `"constant"`, `"linear_decay"` (to 0 at the last step) or
+            How λ changes over training, after the warm-up: `"constant"`, `"linear_decay"` (to 0 at the end) or
             `"cosine_decay"` (likewise, along half a cosine).
         alignment_warmup_ratio (`float`, *optional*, defaults to `0.0`):
             Share of the optimizer steps over which λ first rises linearly from 0.
@@ -98,7 +99,7 @@ class SolarSFTConfig(SFTConfig):
         default="constant",
         metadata={
             "help": "How the alignment weight changes over training, after the warm-up: 'constant', 'linear_decay' or "
-            "'cosine_decay' (both to 0 at the last step).",
+            "'cosine_decay' (both to 0 at the end).",
             "choices": list(SCHEDULES),
         },
     )
@@ -171,10 +172,11 @@ class SolarSFTConfig(SFTConfig):
 
     def __post_init__(self):
         # First our own fields: a wrong one is named even where the rest of the arguments does not fit this machine
-        self._check_alignment_fields()
+        self.check_alignment_fields()
         super().__post_init__()
 
-    def _check_alignment_fields(self) -> None:
+    def check_alignment_fields(self) -> None:
+        """Raise a `ValueError` or `TypeError` for an alignment field that makes no sense, naming its value."""
         for name, choices in (
             ("alignment_objective", OBJECTIVES),
             ("alignment_schedule", SCHEDULES),
@@ -208,8 +210,9 @@ class SolarSFTConfig(SFTConfig):
                 "sharper mixture use a small positive value or `soft_token_top_k=1`."
             )
         if self.soft_token_top_k is not None:
-            if isinstance(self.soft_token_top_k, bool) or not isinstance(self.soft_token_top_k, int):
+            if isinstance(self.soft_token_top_k, bool) or not hasattr(self.soft_token_top_k, "__index__"):
                 raise TypeError(f"`soft_token_top_k` must be an integer or `None`, got {self.soft_token_top_k!r}.")
+            self.soft_token_top_k = operator.index(self.soft_token_top_k)
             if self.soft_token_top_k < 1:
                 raise ValueError(
                     f"`soft_token_top_k` is {self.soft_token_top_k}, expected at least 1, or `None` for the whole "
@@ -230,7 +233,7 @@ class SolarSFTConfig(SFTConfig):
     @property
     def objective(self) -> Objective | None:
         """The alignment objective, or `None` if alignment is off: preset `"none"`, or weight 0."""
-        return OBJECTIVES[self.alignment_objective] if self.alignment_weight > 0 else None
+        return OBJECTIVES[self.alignment_objective] if self.alignment_weight != 0 else None
 
     @classmethod
     def from_arguments(cls, args: TrainingArguments) -> SolarSFTConfig:
@@ -246,6 +249,7 @@ class SolarSFTConfig(SFTConfig):
             [`SolarSFTConfig`]: The same settings, with the default alignment fields.
         """
         if isinstance(args, cls):
+            args.check_alignment_fields()  # they may have been set since
             return args
         known = {f.name for f in dataclasses.fields(cls) if f.init}
         values = {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.init}

@@ -107,7 +107,8 @@ class AlignmentMeter:
             logs["pivot_similarity"] = sum(sums["similarity"]) / n_pairs
             # Mean squared distance of unit vectors from their mean
             logs["summary_variance"] = 1 - (self._sums["units"] / n_pairs).square().sum().item()
-        logs["aligned_pairs"] = n_pairs / self.steps if self.steps else n_pairs
+        # Shares of steps add up to a whole number, but for rounding
+        logs["aligned_pairs"] = n_pairs / round(self.steps, 6) if self.steps else n_pairs
         for language, loss, tokens in zip(languages, sums["loss"], sums["tokens"], strict=False):
             if tokens:
                 logs[f"sft_loss/{language}"] = loss / tokens

@@ -23,7 +23,8 @@ from .kernels import HeadOptions, soft_token_head
 @dataclass(frozen=True)
 class Pooling:
     """
-    Which sequences of a batch to summarise. Travels through the wrappers around a model as one keyword argument.
+    Which sequences of a batch to summarise, and how. Travels through the wrappers around a model as one keyword
+    argument, so that trainers of the same model do not share settings.
 
     Args:
         rows (`tuple[int, ...]`):
@@ -34,11 +35,20 @@ class Pooling:
         statistics (`bool`, *optional*, defaults to `True`):
             Whether to compute the outputs of the SFT loss. `False` for a forward that only gives summaries; the router
             loss of a Mixture-of-Experts model is then left out too.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature τ of the soft tokens.
+        top_k (`int`, *optional*):
+            Number of tokens to mix. `None` mixes all.
+        detach_embeddings (`bool`, *optional*, defaults to `False`):
+            Whether the mixed embeddings are constants.
     """
 
     rows: tuple[int, ...]
     width: int
     statistics: bool = True
+    temperature: float = 1.0
+    top_k: int | None = None
+    detach_embeddings: bool = False
 
 
 @dataclass
@@ -54,9 +64,7 @@ class SoftTokenOutput(FusedCausalLMOutput):
     summaries: torch.Tensor | None = None
 
 
-def add_soft_token_head(
-    model: PreTrainedModel, temperature: float = 1.0, top_k: int | None = None, detach_embeddings: bool = False
-) -> None:
+def add_soft_token_head(model: PreTrainedModel) -> None:
     """
     Add a fused soft-token head to `model`: `model(..., labels=labels, soft_token_pooling=Pooling(...))` returns a
     [`SoftTokenOutput`]. Every other call is left to the forward that was there, so generation is unchanged.
@@ -64,28 +72,27 @@ def add_soft_token_head(
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Causal language model to patch (the base model, if it is wrapped by PEFT).
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature τ of the soft tokens.
-        top_k (`int`, *optional*):
-            Number of tokens to mix. `None` mixes all.
-        detach_embeddings (`bool`, *optional*, defaults to `False`):
-            Whether the mixed embeddings are constants.
     """
     original_forward = model.forward
-    options = {"maths": head_maths(model.config), "temperature": temperature, "top_k": top_k}
 
     # Keep the original signature: `generate` validates its model kwargs against it
     @functools.wraps(type(model).forward)
     def forward(self, *args, soft_token_pooling: Pooling | None = None, **kwargs):
         if soft_token_pooling is None:
             return original_forward(*args, **kwargs)
-        return _soft_token_forward(self, soft_token_pooling, options, detach_embeddings, *args, **kwargs)
+        return _soft_token_forward(self, soft_token_pooling, *args, **kwargs)
 
     model.forward = types.MethodType(forward, model)
 
 
 def _soft_token_forward(
-    model, pooling, options, detach_embeddings, *args, labels, fused_lm_head=True, num_items_in_batch=None, **kwargs
+    model: PreTrainedModel,
+    pooling: Pooling,
+    *args,
+    labels: torch.Tensor,
+    fused_lm_head: bool = True,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    **kwargs,
 ) -> SoftTokenOutput:
     kwargs["use_cache"] = False
     wants_router = pooling.statistics and (
@@ -102,7 +109,7 @@ def _soft_token_forward(
     hidden, labels = outputs.last_hidden_state[:, :-1].to(weight.device), labels[:, 1:].to(weight.device)
     mask = labels != -100
     embedding = effective_embedding(model)
-    if detach_embeddings:
+    if pooling.detach_embeddings:
         embedding = embedding.detach()
 
     # Tokens of each row among the scored ones; the only transfer to the host
@@ -123,7 +130,13 @@ def _soft_token_forward(
         embedding.weight.to(weight.device),
         labels.flatten()[positions],
         segments,
-        HeadOptions(statistics=pooling.statistics, gather=maybe_gather_lm_head_ctx, **options),
+        HeadOptions(
+            maths=head_maths(model.config),
+            temperature=pooling.temperature,
+            top_k=pooling.top_k,
+            statistics=pooling.statistics,
+            gather=maybe_gather_lm_head_ctx,
+        ),
     )
     summaries = embedding.add_adapters(summaries, mean_probs)
     if not pooling.statistics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from .data import (
     PairingColumns,
     PairingSession,
     ParallelGroupSampler,
+    without_pairing,
 )
 from .metrics import AlignmentMeter
 from .model_card import PAPER, add_alignment_section
@@ -46,6 +47,11 @@ class _RecordingProxy:
         if not kwargs.get("fused_lm_head") or self.outputs is not None:
             return self.model(*args, **kwargs)
         self.outputs = self.model(*args, soft_token_pooling=self.pooling, **kwargs)
+        if not hasattr(self.outputs, "summaries"):
+            raise RuntimeError(
+                "The model returns no soft-token summaries: its forward was replaced after this trainer was made, for "
+                "example by another trainer on the same model. Make this trainer again before training with it."
+            )
         return self.outputs
 
 
@@ -155,6 +161,7 @@ class SolarSFTTrainer(SFTTrainer):
         if args.objective is not None and train_dataset is not None:
             checks.check_arguments(args, kwargs.get("compute_loss_func"))
             checks.check_dataset(train_dataset, "train dataset")
+            checks.check_eval_pivots(eval_pivot_dataset, eval_dataset)
             if pivot_dataset is not None:
                 checks.check_dataset(pivot_dataset, "pivot dataset")
             session = PairingSession(
@@ -163,6 +170,7 @@ class SolarSFTTrainer(SFTTrainer):
                 multiple_pivots=args.multiple_pivots,
                 max_length=args.max_length,
                 seed=_data_seed(args),
+                all_columns=not args.remove_unused_columns,
             )
             session.check(train_dataset, pivot_dataset)
 
@@ -180,12 +188,8 @@ class SolarSFTTrainer(SFTTrainer):
             checks.check_model(base_model(self.model), args)
             self._set_up_pairs(session, pivot_dataset, eval_pivot_dataset)
             self._objective = args.objective
-            add_soft_token_head(
-                base_model(self.model),
-                temperature=args.soft_token_temperature,
-                top_k=args.soft_token_top_k,
-                detach_embeddings=args.detach_embeddings,
-            )
+            add_soft_token_head(base_model(self.model))
+            self._weight = 0.0  # λ of the latest loss
             self._meters = {mode: AlignmentMeter(self._sum_over_ranks) for mode in ("train", "eval")}
             self._metric_prefix = "eval"
             self._sampler: ParallelGroupSampler | None = None
@@ -205,13 +209,26 @@ class SolarSFTTrainer(SFTTrainer):
         with self.args.main_process_first(desc="pairing"):
             pivots = self._prepare_pivots(pivot_dataset, "train")
             self.train_dataset = pairs.pair_train(self.train_dataset, pivots)
-            self._eval_pivots = _map(eval_pivot_dataset, self._prepare_pivots)
-            self.eval_dataset = _map(self.eval_dataset, self._pair_eval)
-        columns = [name for name in ("input_ids", "labels") if name in self.train_dataset.column_names]
-        rows = self.train_dataset.select(range(min(2, len(self.train_dataset)))).select_columns(columns)
-        checks.check_collator(self.data_collator, rows.to_list())
+            eval_pivots = _map(eval_pivot_dataset, self._prepare_pivots)
+
+            def pair_eval(dataset: Dataset, name: str) -> Dataset:
+                own = eval_pivots.get(name) if isinstance(eval_pivots, dict) else eval_pivots
+                return pairs.pair_eval(dataset, f"{name} dataset", own)
+
+            self.eval_dataset = _map(self.eval_dataset, pair_eval)
+        # As the collator will see them: rows of the training set, and pivots on their own
+        rows = self._remove_unused_columns(self.train_dataset, description="training")
+        rows = without_pairing(rows).select(range(min(2, len(rows))))
+        checks.check_collator(self.data_collator, list(rows))
+        checks.check_collator(self.data_collator, [pairs.table[0]] * 2)
         self.data_collator = DataCollatorForPivotAlignment(self.data_collator, pairs.table)
-        if not _masks_prompts(self.train_dataset):
+        masks_prompts = _masks_prompts(self.train_dataset)
+        if pivots is not None and _masks_prompts(pivots) != masks_prompts:
+            get_logger().warning(
+                "Prompts are left out of the loss in only one of the train dataset and its pivot dataset, so "
+                "summaries pool the prompt on one side only. Give both the same format."
+            )
+        if not masks_prompts:
             get_logger().warning(
                 "No token of the training rows is left out of the loss, so summaries pool the prompt as well as the "
                 "response. To align the responses alone, use the prompt-completion format, or conversations with "
@@ -226,10 +243,6 @@ class SolarSFTTrainer(SFTTrainer):
         return self._prepare_dataset(
             dataset, self.processing_class, self.args, False, self._formatting_func, f"{name} pivot"
         )
-
-    def _pair_eval(self, dataset: Dataset, name: str = "eval") -> Dataset:
-        pivots = self._eval_pivots.get(name) if isinstance(self._eval_pivots, dict) else self._eval_pivots
-        return self._session.pair_eval(dataset, f"{name} dataset", pivots)
 
     @property
     def _session(self) -> PairingSession:
@@ -255,9 +268,18 @@ class SolarSFTTrainer(SFTTrainer):
         self._sampler = ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
         return self._sampler
 
+    def get_train_dataloader(self) -> DataLoader:
+        if self._pairs is not None and not self._pairs.knows(self.train_dataset):
+            raise ValueError(
+                "`train_dataset` was replaced after the trainer was made, so its pairs are not known. Pass the final "
+                "rows to the constructor: `SolarSFTTrainer(train_dataset=...)`."
+            )
+        return super().get_train_dataloader()
+
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        # A dataset that was passed to `evaluate`, not to the constructor: its pivots must be among its own rows
         if self._pairs is not None and isinstance(eval_dataset, Dataset):
-            eval_dataset = self._pair_eval(eval_dataset)
+            eval_dataset = self._pairs.pair_eval(eval_dataset, "eval dataset", None)
         return super().get_eval_dataloader(eval_dataset)
 
     def evaluate(
@@ -273,7 +295,7 @@ class SolarSFTTrainer(SFTTrainer):
         self._meters["eval"].reset()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if not self.args.dataloader_persistent_workers:
-            self._pairs.table.truncate(size)  # pivots of a dataset that was only passed here
+            self._pairs.forget(size)  # pivots of a dataset that was only passed here
         return metrics
 
     # Loss
@@ -292,12 +314,16 @@ class SolarSFTTrainer(SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         alignment = inputs.pop(ALIGNMENT_KEY, None)
         if alignment is None:
+            if self._pairs is not None and self.model.training:
+                raise RuntimeError(
+                    "A training batch came without its pairs, so it could not be aligned. Was `trainer.data_collator` "
+                    "replaced? Pass your collator to the constructor, which puts the pairing around it."
+                )
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        labels = inputs["labels"]
         # Before the main forward, whose activations stay: the peak of both is then lower
         appended = self._summarize_pivots(alignment["pivot_batch"])
-        proxy = _RecordingProxy(model, Pooling(rows=tuple(alignment["rows"]), width=labels.size(1)))
+        proxy = _RecordingProxy(model, self._pooling(alignment["rows"], inputs["labels"]))
         result = super().compute_loss(proxy, inputs, return_outputs, num_items_in_batch)
         outputs = proxy.outputs
 
@@ -323,7 +349,8 @@ class SolarSFTTrainer(SFTTrainer):
         if pairs is None:  # a loss computed outside of the training loop
             pairs = self._sum_over_ranks(torch.tensor(float(alignment["examples"].numel()), device=self.args.device))
         # DDP averages gradients over ranks, and the Trainer over micro-batches where it does not know the token count
-        factor = self._current_weight() * self.accelerator.num_processes
+        self._weight = self._current_weight()
+        factor = self._weight * self.accelerator.num_processes
         if loss_is_divided_by_accumulation(self, num_items_in_batch):
             factor = factor * getattr(self, "current_gradient_accumulation_steps", 1)
         return factor / pairs.clamp(min=1)
@@ -333,16 +360,24 @@ class SolarSFTTrainer(SFTTrainer):
         args = self.args
         return scheduled_weight(args.alignment_weight, args.alignment_schedule, args.alignment_warmup_ratio, progress)
 
+    def _pooling(self, rows: Iterable[int], labels: torch.Tensor, statistics: bool = True) -> Pooling:
+        return Pooling(
+            rows=tuple(rows),
+            width=labels.size(1),
+            statistics=statistics,
+            temperature=self.args.soft_token_temperature,
+            top_k=self.args.soft_token_top_k,
+            detach_embeddings=self.args.detach_embeddings,
+        )
+
     def _summarize_pivots(self, batch: dict[str, torch.Tensor] | None) -> torch.Tensor | None:
         """Summaries of pivots that are not in the batch, `(A, d)`, from a forward of their own."""
         if batch is None:
             return None
-        rows, width = batch["labels"].shape
+        pooling = self._pooling(range(len(batch["labels"])), batch["labels"], statistics=False)
         # The unwrapped model: a forward through DDP on some ranks only would wait for the others forever
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.args.detach_pivot):
-            outputs = self.model(
-                **batch, soft_token_pooling=Pooling(rows=tuple(range(rows)), width=width, statistics=False)
-            )
+            outputs = self.model(**batch, soft_token_pooling=pooling)
         return outputs.summaries
 
     # Logs
@@ -383,12 +418,14 @@ class SolarSFTTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._pairs is not None:
-            training = self.model.training
-            meter = self._meters["train" if training else "eval"]
+            # Not by the mode of the model, in which a callback may have left it
+            prefix = f"{self._metric_prefix}_"
+            evaluation = any(name.startswith(prefix) for name in logs)
+            meter = self._meters["eval" if evaluation else "train"]
             values = meter.compute(self._pairs.languages)
-            if values and training:
-                values["alignment_weight"] = self._current_weight()
-            logs.update(values if training else {f"{self._metric_prefix}_{k}": v for k, v in values.items()})
+            if values and not evaluation:
+                values["alignment_weight"] = self._weight
+            logs.update({prefix + name: value for name, value in values.items()} if evaluation else values)
             meter.reset()
         super().log(logs, start_time)
 

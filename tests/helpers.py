@@ -68,7 +68,7 @@ class GradientRecorder(TrainerCallback):
 
 def solar_trainer(model, rows, tokenizer, tmp_path, *, config=None, **kwargs) -> SolarSFTTrainer:
     args = SolarSFTConfig(str(tmp_path / "solar"), **{**SGD, **(config or {})})
-    dataset = rows if isinstance(rows, Dataset) else Dataset.from_list(rows)
+    dataset = Dataset.from_list(rows) if isinstance(rows, list) else rows
     return SolarSFTTrainer(model, args, train_dataset=dataset, processing_class=tokenizer, **kwargs)
 
 

@@ -174,7 +174,7 @@ def test_pivot_table_forgets_what_is_truncated():
     dataset = Dataset.from_list([pivots[0], pivots[1]])
     pairs = resolve_pairs(prepared([("en", 0, [1]), ("sw", 0, [1])]), COLUMNS, "x")
     assert pivots.add(dataset, pairs) == size
-    pivots.truncate(size)
+    pivots.truncate_last()
     assert len(pivots) == size
     with pytest.raises(IndexError):
         pivots[size]

@@ -131,7 +131,11 @@ def test_evaluation_sets(tokenizer, tmp_path, caplog):
     assert "eval_swahili_loss" in metrics and "eval_swahili_alignment_loss" not in metrics
     assert "eval_plain_loss" in metrics and "eval_plain_alignment_loss" not in metrics
 
+    # By name, and as a dict of new sets
+    assert trainer.evaluate("parallel")["eval_aligned_pairs"] == len(sets["parallel"]) // 2
     size = len(trainer._pairs.table)
+    several = trainer.evaluate({"a": other, "b": sets["swahili"]})
+    assert several["eval_a_aligned_pairs"] == 8 and "eval_b_alignment_loss" not in several
     passed = trainer.evaluate(other, metric_key_prefix="test")
     assert passed["test_aligned_pairs"] == 8
     assert len(trainer._pairs.table) == size

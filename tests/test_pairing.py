@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import reference_pivots
 
 from solar_trl.data import NothingToAlign, PairingColumns, find_pivots, resolve_pairs
-from solar_trl.data.resolve import count_supervised
+from solar_trl.data.resolve import count_tokens
 
 
 COLUMNS = PairingColumns()
@@ -31,6 +31,7 @@ def test_find_pivots_is_brute_force(rows, pivot_languages):
     languages, ids = map(list, zip(*rows, strict=True))
     found = find_pivots(table(languages, ids), pivot_language=pivot_languages)
     assert found.dtype == np.int64 and found.shape == (len(rows),)
+    ids = [None if i == "" else i for i in ids]  # an empty string is a missing id
     assert found.tolist() == reference_pivots(languages, ids, pivot_languages)
 
 
@@ -49,6 +50,7 @@ def test_find_pivots_by_several_columns(rows):
     languages, numbers, sources = map(list, zip(*rows, strict=True))
     dataset = Dataset.from_dict({"language": languages, "number": numbers, "source": sources})
     found = find_pivots(dataset, parallel_id_column=["number", "source"])
+    sources = [source or None for source in sources]
     assert found.tolist() == reference_pivots(languages, list(zip(numbers, sources, strict=True)), ["en"])
 
 
@@ -67,6 +69,36 @@ def test_identical_duplicates_are_one_and_different_ones_an_error():
         find_pivots(table(languages, ids, text=["a", "b", "B", "c"]))
 
 
+def test_pivots_that_nobody_needs_may_clash():
+    assert find_pivots(table(["en", "en", "en", "sw"], [1, 1, 2, 2], text=list("abcd"))).tolist() == [-1, -1, -1, 2]
+    clash = table(["en", "en", "sw"], [1, 1, 1], text=list("abc"))
+    assert find_pivots(clash, multiple_pivots="first").tolist() == [-1, -1, 0]
+
+
+def test_pivot_dataset_without_languages():
+    rows, pivots = table(["sw", "th"], [1, 2]), Dataset.from_dict({"parallel_id": [2, 1]})
+    assert find_pivots(rows, pivot_dataset=pivots).tolist() == [1, 0]
+
+
+def test_language_as_class_label():
+    from datasets import ClassLabel
+
+    dataset = table(["en", "sw", "th"], [1, 1, 2]).cast_column("language", ClassLabel(names=["th", "sw", "en"]))
+    assert find_pivots(dataset).tolist() == [-1, 0, -1]
+
+
+def test_different_long_token_lists_are_different_in_any_format():
+    ids = list(range(3000))
+    rows = [("en", ids), ("en", [*ids[:1500], 7, *ids[1501:]]), ("en", ids), ("sw", ids)]
+    dataset = Dataset.from_list(
+        [{"input_ids": tokens, "labels": tokens, "language": name, "parallel_id": 1} for name, tokens in rows]
+    )
+    for form in (None, "torch", "numpy"):
+        with pytest.raises(ValueError, match="rows 0 and 1"):
+            find_pivots(dataset.with_format(form))
+        assert find_pivots(dataset.with_format(form).select([0, 2, 3])).tolist() == [-1, -1, 0]
+
+
 @pytest.mark.parametrize(
     ("dataset", "options", "error", "message"),
     [
@@ -75,6 +107,13 @@ def test_identical_duplicates_are_one_and_different_ones_an_error():
         (table([1, 2], [1, 1]), {}, TypeError, "languages must be strings"),
         (table(["en", "sw"], [1.0, 1.0]), {}, TypeError, "ids must be integers or strings"),
         (table(["en", "sw"], [[1], [1]]), {}, TypeError, "ids must be integers or strings"),
+        (
+            table(["en", "sw"], np.array([2**63, 2**63], dtype=np.uint64)),
+            {},
+            ValueError,
+            "do not fit 64-bit signed integers",
+        ),
+        (table(["en"], [1]), {"multiple_pivots": "sample"}, ValueError, "'sample', expected 'error' or 'first'"),
         (
             table(["sw"], [1]),
             {"pivot_dataset": table(["en"], ["1"])},
@@ -159,16 +198,19 @@ def test_rows_without_a_response_do_not_pair():
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([-100, 3, 4]), max_size=6), min_size=1, max_size=12), st.booleans())
-def test_count_supervised_is_brute_force(labels, mapped):
+def test_count_tokens_is_brute_force(labels, mapped):
     from datasets import Features, List, Value
 
     features = Features({"input_ids": List(Value("int64")), "labels": List(Value("int64"))})
     dataset = Dataset.from_dict({"input_ids": labels, "labels": labels}, features=features)
     if mapped:
         dataset, labels = dataset.select(range(len(labels))[::-1]), labels[::-1]
-    supervised, lengths = count_supervised(dataset)
-    assert supervised.tolist() == [sum(label != -100 for label in row[1:]) for row in labels]
-    assert lengths.tolist() == [len(row) for row in labels]
+    counts = count_tokens(dataset)
+    assert counts.response.tolist() == [sum(label != -100 for label in row[1:]) for row in labels]
+    assert counts.total.tolist() == [len(row) for row in labels]
+    if len(set(map(len, labels))) == 1 and labels[0]:
+        fixed = dataset.cast(Features({name: List(Value("int64"), length=len(labels[0])) for name in features}))
+        assert count_tokens(fixed).response.tolist() == counts.response.tolist()
 
 
 def test_messages_say_what_was_looked_for_and_found():

@@ -2,7 +2,7 @@
 
 from .collator import ALIGNMENT_KEY, DataCollatorForPivotAlignment
 from .pairing import PairingColumns, find_pivots
-from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable, attach_pairs
+from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable, attach_pairs, without_pairing
 from .report import LanguageReport, PairingReport
 from .resolve import NothingToAlign, ResolvedPairs, resolve_pairs
 from .sampler import ParallelGroupSampler
@@ -25,4 +25,5 @@ __all__ = [
     "attach_pairs",
     "find_pivots",
     "resolve_pairs",
+    "without_pairing",
 ]

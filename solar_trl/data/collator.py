@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .pivots import LANGUAGE_COLUMN, OWN_COLUMN, PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable
+from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable
 
 
 # Key of the pairing in a batch. It comes last, and the trainer pops it before the model sees the batch.
@@ -48,29 +48,45 @@ class DataCollatorForPivotAlignment:
         if PIVOT_COLUMN not in examples[0]:  # an evaluation set without parallels
             return self.collator(examples)
         batch = self.collator([{k: v for k, v in row.items() if k not in PAIRING_COLUMNS} for row in examples])
-        batch[ALIGNMENT_KEY] = self._pair(examples)
-        return batch
-
-    def _pair(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        # In a formatted dataset they are tensors, whose hash is their identity
+        first, own, languages = ([int(row[name]) for row in examples] for name in PAIRING_COLUMNS)
+        # A collator of the user's may mask a response altogether: such a row has no summary
+        usable = _has_response(batch)
         present: dict[int, int] = {}  # pivot -> row of the batch
-        for row, example in enumerate(examples):
-            if example[OWN_COLUMN] >= 0:
-                present.setdefault(example[OWN_COLUMN], row)
+        for row, pivot in enumerate(own):
+            if pivot >= 0 and usable[row]:
+                present.setdefault(pivot, row)
         partners = {
-            row: self.pivots.draw(example[PIVOT_COLUMN])
-            for row, example in enumerate(examples)
-            if example[PIVOT_COLUMN] >= 0 and example[OWN_COLUMN] < 0
+            row: self.pivots.draw(first[row])
+            for row in range(len(examples))
+            if first[row] >= 0 and own[row] < 0 and usable[row]
         }
+        missing = list(dict.fromkeys(pivot for pivot in partners.values() if pivot not in present))
+        pivot_batch = self._collate_pivots(missing)
+        if pivot_batch is not None and not all(kept := _has_response(pivot_batch)):
+            lost = {pivot for pivot, keep in zip(missing, kept, strict=True) if not keep}
+            partners = {row: pivot for row, pivot in partners.items() if pivot not in lost}
+            missing = [pivot for pivot in missing if pivot not in lost]
+            pivot_batch = self._collate_pivots(missing)
+
         rows = sorted({*partners, *(present[pivot] for pivot in partners.values() if pivot in present)})
         position = {row: i for i, row in enumerate(rows)}
-        missing = {pivot: None for pivot in partners.values() if pivot not in present}
-        pivot_position = {pivot: len(rows) + i for i, pivot in enumerate(missing)}
-        pivot_position.update({pivot: position[row] for pivot, row in present.items() if row in position})
-        return {
-            "languages": torch.tensor([example[LANGUAGE_COLUMN] for example in examples]),
+        target = {pivot: len(rows) + i for i, pivot in enumerate(missing)}
+        target.update({pivot: position[row] for pivot, row in present.items() if row in position})
+        batch[ALIGNMENT_KEY] = {
+            "languages": torch.tensor(languages),
             "rows": rows,
             "examples": torch.tensor([position[row] for row in partners], dtype=torch.int64),
-            "pivots": torch.tensor([pivot_position[pivot] for pivot in partners.values()], dtype=torch.int64),
-            "pair_languages": torch.tensor([examples[row][LANGUAGE_COLUMN] for row in partners], dtype=torch.int64),
-            "pivot_batch": self.collator([self.pivots[pivot] for pivot in missing]) if missing else None,
+            "pivots": torch.tensor([target[pivot] for pivot in partners.values()], dtype=torch.int64),
+            "pair_languages": torch.tensor([languages[row] for row in partners], dtype=torch.int64),
+            "pivot_batch": pivot_batch,
         }
+        return batch
+
+    def _collate_pivots(self, pivots: list[int]) -> dict[str, Any] | None:
+        return self.collator([self.pivots[pivot] for pivot in pivots]) if pivots else None
+
+
+def _has_response(batch: dict[str, Any]) -> list[bool]:
+    """Whether each row has a position whose next-token label is not -100."""
+    return (batch["labels"][:, 1:] != -100).any(1).tolist()

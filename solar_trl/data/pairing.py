@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 
 def as_list(value: str | Sequence[str]) -> list[str]:
@@ -71,7 +73,13 @@ UNKNOWN_LANGUAGE = "unknown"
 def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     table = dataset.select_columns([name]).with_format("arrow")[:]
     column = table.column(name)
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    feature = dataset.features[name]
+    if isinstance(feature, ClassLabel):
+        names = pa.array(feature.names)
+        column = pa.chunked_array([names.take(chunk) for chunk in column.chunks], type=names.type)
+    return column
 
 
 def _require_columns(dataset: Dataset, columns: Sequence[str], what: str, options: dict[str, str]) -> None:
@@ -99,7 +107,9 @@ def _id_kind(column: pa.ChunkedArray, name: str, what: str) -> pa.DataType:
 
 
 def _encode(column: pa.ChunkedArray) -> np.ndarray:
-    """Equal values -> equal integers from 0, missing values -> -1."""
+    """Equal values -> equal integers from 0, missing values (null, or an empty string) -> -1."""
+    if pa.types.is_large_string(column.type):
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
     encoded = pc.dictionary_encode(column).combine_chunks()
     chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
     indices = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
@@ -141,7 +151,14 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
                 f"`dataset.cast_column({name!r}, datasets.Value('string'))`."
             )
         kind = next((kind for kind in kinds if kind != pa.null()), pa.int64())
-        codes = _encode(pa.chunked_array([chunk.cast(kind) for part in parts for chunk in part.chunks], type=kind))
+        try:
+            cast = pa.chunked_array([chunk.cast(kind) for part in parts for chunk in part.chunks], type=kind)
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"The ids in column {name!r} do not fit 64-bit signed integers ({error}). Cast them, e.g. "
+                f"`dataset.cast_column({name!r}, datasets.Value('string'))`."
+            ) from None
+        codes = _encode(cast)
         known &= codes >= 0
         # Numbers stay below (rows so far) × (distinct values), then are made dense again
         item = np.unique(item * (codes.max(initial=0) + 1) + np.maximum(codes, 0), return_inverse=True)[1].reshape(-1)
@@ -166,6 +183,34 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
     return keys
 
 
+def read_keys_with_pivots(
+    dataset: Dataset, name: str, pivot_dataset: Dataset | None, columns: PairingColumns
+) -> tuple[Keys, Keys, Dataset]:
+    """
+    Keys of a dataset and of the source of its pivots, and that source.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows in the long format.
+        name (`str`):
+            What to call it in messages.
+        pivot_dataset ([`~datasets.Dataset`], *optional*):
+            Where its pivots stand, if not in the dataset itself. Without the language column, every row is a pivot.
+        columns ([`PairingColumns`]):
+            Where to look.
+
+    Returns:
+        tuple of ([`Keys`], [`Keys`], [`~datasets.Dataset`]).
+    """
+    if pivot_dataset is None:
+        (keys,) = read_keys([(name, dataset)], columns)
+        return keys, keys, dataset
+    if columns.language not in pivot_dataset.column_names:
+        pivot_dataset = pivot_dataset.add_column(columns.language, [columns.pivot_languages[0]] * len(pivot_dataset))
+    keys, pivot_keys = read_keys([(name, dataset), ("pivot dataset", pivot_dataset)], columns)
+    return keys, pivot_keys, pivot_dataset
+
+
 def first_pivots(items: np.ndarray, pivot_rows: np.ndarray, pivot_items: np.ndarray) -> np.ndarray:
     """For each of `items` (-1 for unknown), the first of `pivot_rows` that is of the same item, or -1."""
     n_items = max(items.max(initial=-1), pivot_items.max(initial=-1)) + 1
@@ -181,6 +226,7 @@ def find_pivots(
     parallel_id_column: str | Sequence[str] = "parallel_id",
     pivot_language: str | Sequence[str] = "en",
     pivot_dataset: Dataset | None = None,
+    multiple_pivots: str = "error",
 ) -> np.ndarray:
     """
     Index of each row's pivot: the row in the pivot language with the same id.
@@ -194,11 +240,16 @@ def find_pivots(
             Column with each row's language (strings).
         parallel_id_column (`str` or `list[str]`, *optional*, defaults to `"parallel_id"`):
             Column, or columns, with the same value on every translation of an item (integers or strings). A row in
-            which one is missing pairs with nothing.
+            which one is missing (null, or an empty string) pairs with nothing.
         pivot_language (`str` or `list[str]`, *optional*, defaults to `"en"`):
             Value, or aliases, of the pivot language.
         pivot_dataset ([`~datasets.Dataset`], *optional*):
-            Where to look for pivots instead of `dataset` itself.
+            Where to look for pivots instead of `dataset` itself. Without the language column, every row of it is a
+            pivot.
+        multiple_pivots (`str`, *optional*, defaults to `"error"`):
+            What to do with an id that has several pivots of different content (any column but language and id): raise
+            an
+            `"error"`, or take the `"first"`.
 
     Returns:
         `numpy.ndarray` of shape `(len(dataset),)` and dtype int64: Index into `pivot_dataset` (or `dataset`); -1 for a
@@ -206,8 +257,8 @@ def find_pivots(
         counts.
 
     Raises:
-        ValueError: If a column is missing, ids differ in type between the two datasets, or an id has several different
-            pivots.
+        ValueError: If a column is missing, ids differ in type between the two datasets, or a row's id has several
+            different pivots.
         TypeError: If languages are not strings, or ids neither integers nor strings.
 
     Examples:
@@ -221,16 +272,16 @@ def find_pivots(
     ```
     """
     columns = PairingColumns.build(language_column, parallel_id_column, pivot_language)
-    if pivot_dataset is None:
-        (keys,) = read_keys([("dataset", dataset)], columns)
-        pivot_keys, source = keys, dataset
-    else:
-        keys, pivot_keys = read_keys([("dataset", dataset), ("pivot dataset", pivot_dataset)], columns)
-        source = pivot_dataset
+    if multiple_pivots not in ("error", "first"):
+        raise ValueError(f"`multiple_pivots` is {multiple_pivots!r}, expected 'error' or 'first'.")
+    keys, pivot_keys, source = read_keys_with_pivots(dataset, "dataset", pivot_dataset, columns)
     rows = np.flatnonzero(pivot_keys.is_pivot & (pivot_keys.item >= 0))
+    rows = rows[np.isin(pivot_keys.item[rows], keys.item[~keys.is_pivot])]
     rows = rows[np.argsort(pivot_keys.item[rows], kind="stable")]
-    representatives = distinct_pivots(source, rows, pivot_keys.item[rows], columns)
-    raise_if_ambiguous(source, rows, pivot_keys.item[rows], representatives, columns, "dataset")
+    if multiple_pivots == "error":
+        representatives = distinct_pivots(source, rows, pivot_keys.item[rows], columns)
+        what = "dataset" if pivot_dataset is None else "pivot dataset"
+        raise_if_ambiguous(source, rows, pivot_keys.item[rows], representatives, columns, what)
     found = first_pivots(keys.item, rows, pivot_keys.item[rows])
     return np.where(keys.is_pivot, -1, found)
 
@@ -263,12 +314,34 @@ def distinct_pivots(dataset: Dataset, rows: np.ndarray, items: np.ndarray, colum
     # What the model sees, once it is known; until then everything that is not the key
     content = [name for name in ("input_ids", "labels") if name in dataset.column_names]
     content = content or [name for name in dataset.column_names if name not in columns.names]
-    seen: dict[tuple[int, str], int] = {}
-    chosen = dataset.select(rows[positions]).select_columns(content) if content else None
-    for i, position in enumerate(positions):
-        value = repr(chosen[i]) if chosen is not None else ""
-        result[position] = seen.setdefault((int(items[position]), value), int(position))
+    seen: dict[tuple[int, bytes], int] = {}
+    digests = _digests(dataset.select(rows[positions]).select_columns(content)) if content else [b""] * len(positions)
+    for position, digest in zip(positions.tolist(), digests, strict=True):
+        result[position] = seen.setdefault((int(items[position]), digest), position)
     return result
+
+
+def _digests(dataset: Dataset) -> Iterator[bytes]:
+    """A hash of each row's content, in bounded memory."""
+    for table in dataset.with_format("arrow").iter(batch_size=1000):
+        rows = [hashlib.blake2b(digest_size=16) for _ in range(table.num_rows)]
+        for column in table.columns:
+            for digest, value in zip(rows, _values(column), strict=True):
+                digest.update(b"%d:" % len(value) + value)
+        for digest in rows:
+            yield digest.digest()
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[bytes]:
+    """The values of a column as bytes; token lists without a Python object per token."""
+    for chunk in column.chunks:
+        if pa.types.is_list(chunk.type) and pa.types.is_integer(chunk.type.value_type) and not chunk.null_count:
+            values, offsets = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_pylist()
+            for start, stop in itertools.pairwise(offsets):
+                yield values[start:stop].astype(np.int64).tobytes()
+        else:
+            for value in chunk.to_pylist():
+                yield repr(value).encode("utf-8", "surrogatepass")
 
 
 def raise_if_ambiguous(

@@ -23,10 +23,13 @@ class PivotTable:
     Args:
         seed (`int`, *optional*, defaults to `0`):
             Seed of [`draw`].
+        all_columns (`bool`, *optional*, defaults to `False`):
+            Whether to keep more than the tokens, for a collator that reads other columns.
     """
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, all_columns: bool = False):
         self.seed = seed
+        self.all_columns = all_columns
         self._offsets: list[int] = [0]
         self._tables: list[Dataset] = []
         self._counts: list[np.ndarray] = []
@@ -43,18 +46,17 @@ class PivotTable:
     def add(self, source: Dataset, pairs: ResolvedPairs) -> int:
         """Add the pivots of a dataset; returns the index of the first one."""
         offset = len(self)
-        columns = [name for name in ("input_ids", "labels") if name in source.column_names]
+        columns = [name for name in source.column_names if self.all_columns or name in ("input_ids", "labels")]
         self._tables.append(source.select(pairs.table_rows).select_columns(columns).with_format(None))
         self._counts.append(pairs.counts)
         self._offsets.append(offset + len(pairs.table_rows))
         return offset
 
-    def truncate(self, size: int) -> None:
-        """Forget the pivots from index `size` on (of datasets that were passed to a single call of `evaluate`)."""
-        while len(self) > size:
-            self._tables.pop()
-            self._counts.pop()
-            self._offsets.pop()
+    def truncate_last(self) -> None:
+        """Forget the pivots of the dataset that was added last."""
+        self._tables.pop()
+        self._counts.pop()
+        self._offsets.pop()
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -102,7 +104,8 @@ def attach_pairs(dataset: Dataset, pairs: ResolvedPairs, offset: int, languages:
         if name not in languages:
             languages.append(name)
     language = np.asarray([languages.index(name) for name in pairs.language_names] or [0])[pairs.language]
-    keep = pairs.keep
+    keep, form = pairs.keep, dataset.format
+    dataset = without_pairing(dataset).with_format(None)
     if len(keep) < len(dataset):
         dataset = dataset.select(keep)
     for name, values in (
@@ -111,4 +114,11 @@ def attach_pairs(dataset: Dataset, pairs: ResolvedPairs, offset: int, languages:
         (LANGUAGE_COLUMN, language),
     ):
         dataset = dataset.add_column(name, values[keep])
-    return dataset
+    # The user's format, in which the new columns must not be hidden
+    shown = [name for name in form["columns"] if name in dataset.column_names and name not in PAIRING_COLUMNS]
+    return dataset.with_format(form["type"], columns=[*shown, *PAIRING_COLUMNS], **form["format_kwargs"])
+
+
+def without_pairing(dataset: Dataset) -> Dataset:
+    """A dataset without the pairing columns, which only mean something to the trainer that made them."""
+    return dataset.remove_columns([name for name in PAIRING_COLUMNS if name in dataset.column_names])

@@ -10,6 +10,26 @@ from .pairing import Keys
 
 
 @dataclass
+class TokenCounts:
+    """
+    Numbers of tokens.
+
+    Args:
+        response (`numpy.ndarray` of shape `(n,)` and dtype int64):
+            Positions whose next-token label is not -100.
+        total (`numpy.ndarray` of shape `(n,)` and dtype int64):
+            All tokens.
+    """
+
+    response: np.ndarray
+    total: np.ndarray
+
+    def select(self, rows: np.ndarray) -> TokenCounts:
+        """The counts of some rows, by index or mask."""
+        return TokenCounts(self.response[rows], self.total[rows])
+
+
+@dataclass
 class LanguageReport:
     """
     Counts of one language.
@@ -20,7 +40,7 @@ class LanguageReport:
         unpaired (`int`): Non-pivot rows without one.
         dropped (`int`): Unpaired rows that `missing_pivot="drop"` removed.
         length_ratio (`float`, *optional*): Median of response tokens / the pivot's response tokens, over pairs.
-        truncated (`float`, *optional*): Share of the paired rows that fill `max_length`, so were probably cut.
+        truncated (`float`, *optional*): Share of the pairs in which a side fills `max_length`, so was probably cut.
     """
 
     rows: int
@@ -63,30 +83,36 @@ class PairingReport:
         keys: Keys,
         paired: np.ndarray,
         unusable: np.ndarray,
-        dropped: np.ndarray,
+        missing: np.ndarray,
+        dropped: bool,
         table_size: int,
-        supervised: np.ndarray | None,
-        pivot_supervised: np.ndarray | None,
         pivot: np.ndarray,
-        lengths: np.ndarray | None,
+        tokens: TokenCounts | None,
+        pivot_tokens: TokenCounts | None,
         max_length: int | None,
     ) -> PairingReport:
-        """Count per language; all arrays are over the dataset's rows, except `dropped` (row indices) and
-        `pivot_supervised` (over the pivot table)."""
+        """
+        Count per language.
+
+        `paired`, `unusable`, `pivot` and `tokens` are over the dataset's rows, `missing` are row indices, and
+        `pivot_tokens` are over the pivot table.
+        """
+        is_missing = np.zeros(len(paired), bool)
+        is_missing[missing] = True
         languages = {}
         for code, language in enumerate(keys.language_names):
             rows = keys.language == code
             pairs = rows & paired
+            unpaired = int((rows & is_missing).sum())
             entry = LanguageReport(
-                rows=int(rows.sum()),
-                pairs=int(pairs.sum()),
-                unpaired=int((rows & ~paired & ~keys.is_pivot).sum()),
-                dropped=int((keys.language[dropped] == code).sum()),
+                rows=int(rows.sum()), pairs=int(pairs.sum()), unpaired=unpaired, dropped=unpaired if dropped else 0
             )
-            if pairs.any() and supervised is not None and pivot_supervised is not None:
-                entry.length_ratio = float(np.median(supervised[pairs] / pivot_supervised[pivot[pairs]]))
-            if pairs.any() and lengths is not None and max_length is not None:
-                entry.truncated = float((lengths[pairs] >= max_length).mean())
+            if pairs.any() and tokens is not None and pivot_tokens is not None:
+                rows_of, pivots_of = tokens.select(pairs), pivot_tokens.select(pivot[pairs])
+                entry.length_ratio = float(np.median(rows_of.response / pivots_of.response))
+                if max_length is not None:
+                    longer = np.maximum(rows_of.total, pivots_of.total)
+                    entry.truncated = float((longer >= max_length).mean())
             languages[language] = entry
         total = {
             key: sum(getattr(entry, key) for entry in languages.values()) for key in ("pairs", "unpaired", "dropped")

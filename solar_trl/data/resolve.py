@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
 from .pairing import (
@@ -13,9 +14,9 @@ from .pairing import (
     describe_ids,
     distinct_pivots,
     raise_if_ambiguous,
-    read_keys,
+    read_keys_with_pivots,
 )
-from .report import PairingReport
+from .report import PairingReport, TokenCounts
 
 
 class NothingToAlign(ValueError):
@@ -56,28 +57,30 @@ class ResolvedPairs:
     report: PairingReport
 
 
-def count_supervised(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def count_tokens(dataset: Dataset) -> TokenCounts:
     """
-    Number of positions whose next-token label is not -100, and number of tokens, of each row.
+    Count the tokens of each row, and those of its response.
 
     Args:
         dataset ([`~datasets.Dataset`]):
             Prepared rows with `input_ids` and, optionally, `labels` (the input IDs without it, as in TRL's collator).
 
     Returns:
-        tuple of two `numpy.ndarray` of shape `(n,)` and dtype int64.
+        [`TokenCounts`]
     """
     column = "labels" if "labels" in dataset.column_names else "input_ids"
-    supervised, lengths = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    responses, lengths = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
         for chunk in table.column(column).chunks:
+            if pa.types.is_fixed_size_list(chunk.type):
+                chunk = chunk.cast(pa.list_(chunk.type.value_type))
             offsets = chunk.offsets.to_numpy().astype(np.int64)
             values = chunk.values.to_numpy(zero_copy_only=False)
             valid = np.concatenate([[0], np.cumsum(values != -100)])
             first = np.minimum(offsets[:-1] + 1, offsets[1:])  # position 0 predicts nothing that precedes it
-            supervised.append(valid[offsets[1:]] - valid[first])
+            responses.append(valid[offsets[1:]] - valid[first])
             lengths.append(np.diff(offsets))
-    return np.concatenate(supervised).astype(np.int64), np.concatenate(lengths)
+    return TokenCounts(np.concatenate(responses).astype(np.int64), np.concatenate(lengths))
 
 
 def resolve_pairs(
@@ -120,19 +123,16 @@ def resolve_pairs(
         TypeError: If languages or ids have a wrong type.
     """
     prepared = "input_ids" in dataset.column_names
-    keys, pivot_keys, source = _read(dataset, columns, name, pivot_dataset)
-    supervised, lengths = count_supervised(dataset) if prepared else (None, None)
-    usable = np.ones(len(dataset), bool) if supervised is None else supervised > 0
-    pivot_usable, pivot_supervised = usable, supervised
-    if pivot_dataset is not None and "input_ids" in pivot_dataset.column_names:
-        pivot_supervised, _ = count_supervised(pivot_dataset)
-        pivot_usable = pivot_supervised > 0
-    elif pivot_dataset is not None:
-        pivot_usable = np.ones(len(pivot_dataset), bool)
+    source_name = name if pivot_dataset is None else "pivot dataset"
+    keys, pivot_keys, source = read_keys_with_pivots(dataset, name, pivot_dataset, columns)
+    tokens = count_tokens(dataset) if prepared else None
+    pivot_tokens = tokens if pivot_dataset is None or not prepared else count_tokens(source)
+    usable = np.ones(len(dataset), bool) if tokens is None else tokens.response > 0
+    pivot_usable = np.ones(len(source), bool) if pivot_tokens is None else pivot_tokens.response > 0
 
     candidates = np.flatnonzero(pivot_keys.is_pivot & (pivot_keys.item >= 0) & pivot_usable)
     if not len(candidates):
-        raise NothingToAlign(_no_pivots(pivot_keys, columns, name if pivot_dataset is None else "pivot dataset"))
+        raise NothingToAlign(_no_pivots(pivot_keys, columns, source_name))
     wants = ~keys.is_pivot & (keys.item >= 0) & usable
     candidates = candidates[np.isin(pivot_keys.item[candidates], keys.item[wants])]
     if not len(candidates):
@@ -145,7 +145,7 @@ def resolve_pairs(
     if prepared:
         representatives = distinct_pivots(source, candidates, items, columns)
         if multiple_pivots == "error":
-            raise_if_ambiguous(source, candidates, items, representatives, columns, name)
+            raise_if_ambiguous(source, candidates, items, representatives, columns, source_name)
     in_table = representatives == np.arange(len(candidates))
     if multiple_pivots != "sample":
         in_table &= np.concatenate([[True], items[1:] != items[:-1]])
@@ -163,7 +163,8 @@ def resolve_pairs(
     pivot = np.where(wants | (own >= 0), first[keys.item], -1)
 
     paired = (pivot >= 0) & (own < 0)
-    missing = np.flatnonzero(~keys.is_pivot & ~paired)
+    # A row without a response token lacks nothing that a pivot could give
+    missing = np.flatnonzero(~keys.is_pivot & ~paired & usable)
     if missing_pivot == "error" and len(missing):
         examples = "; ".join(describe_ids(dataset, missing[:5], columns))
         raise ValueError(
@@ -172,33 +173,21 @@ def resolve_pairs(
         )
     keep = np.arange(len(dataset))
     if missing_pivot == "drop":
-        keep = np.flatnonzero(keys.is_pivot | paired)
+        keep = np.setdiff1d(keep, missing)
     report = PairingReport.build(
         name=name,
         keys=keys,
         paired=paired,
         unusable=~usable,
-        dropped=missing if missing_pivot == "drop" else missing[:0],
+        missing=missing,
+        dropped=missing_pivot == "drop",
         table_size=len(table_rows),
-        supervised=supervised,
-        pivot_supervised=None if pivot_supervised is None else pivot_supervised[table_rows],
         pivot=pivot,
-        lengths=lengths,
+        tokens=tokens,
+        pivot_tokens=None if pivot_tokens is None else pivot_tokens.select(table_rows),
         max_length=max_length,
     )
     return ResolvedPairs(pivot, own, table_rows, counts, keep, keys.language, keys.language_names, report)
-
-
-def _read(
-    dataset: Dataset, columns: PairingColumns, name: str, pivot_dataset: Dataset | None
-) -> tuple[Keys, Keys, Dataset]:
-    if pivot_dataset is None:
-        (keys,) = read_keys([(name, dataset)], columns)
-        return keys, keys, dataset
-    if columns.language not in pivot_dataset.column_names:
-        pivot_dataset = pivot_dataset.add_column(columns.language, [columns.pivot_languages[0]] * len(pivot_dataset))
-    keys, pivot_keys = read_keys([(name, dataset), ("pivot dataset", pivot_dataset)], columns)
-    return keys, pivot_keys, pivot_dataset
 
 
 def _languages(keys: Keys) -> str:

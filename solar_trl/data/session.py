@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from .._logging import get_logger
 from .pairing import PairingColumns
-from .pivots import PIVOT_COLUMN, PivotTable, attach_pairs
+from .pivots import PivotTable, attach_pairs
 from .report import PairingReport
 from .resolve import NothingToAlign, resolve_pairs
 
@@ -27,16 +27,25 @@ class PairingSession:
             Length at which rows are truncated, for the report.
         seed (`int`):
             Seed of sampled pivots.
+        all_columns (`bool`, *optional*, defaults to `False`):
+            Whether the collator may read more than the tokens of a pivot.
     """
 
     def __init__(
-        self, columns: PairingColumns, missing_pivot: str, multiple_pivots: str, max_length: int | None, seed: int
+        self,
+        columns: PairingColumns,
+        missing_pivot: str,
+        multiple_pivots: str,
+        max_length: int | None,
+        seed: int,
+        all_columns: bool = False,
     ):
         self.columns = columns
         self.missing_pivot = missing_pivot
         self.multiple_pivots = multiple_pivots
         self.max_length = max_length
-        self.table = PivotTable(seed)
+        self.table = PivotTable(seed, all_columns)
+        self._paired: list[Dataset] = []
         self.languages: list[str] = []
         self.reports: dict[str, PairingReport] = {}
 
@@ -53,7 +62,7 @@ class PairingSession:
         if not isinstance(dataset, Dataset):
             get_logger().warning(f"The {name} is streaming: it gets the SFT metrics only.")
             return dataset
-        if PIVOT_COLUMN in dataset.column_names:
+        if self.knows(dataset):
             return dataset
         lacking = [column for column in self.columns.names if column not in dataset.column_names]
         reason = f"it has no column {lacking[0]!r}" if lacking else None
@@ -66,6 +75,16 @@ class PairingSession:
         get_logger().warning(f"The {name} gets the SFT metrics only, without alignment: {reason}")
         return dataset
 
+    def knows(self, dataset: Dataset) -> bool:
+        """Whether this very dataset came out of this session (pairing columns alone can be another trainer's)."""
+        return any(dataset is paired for paired in self._paired)
+
+    def forget(self, size: int) -> None:
+        """Forget the pivots from index `size` on, and the datasets that were paired with them."""
+        while len(self.table) > size:
+            self.table.truncate_last()
+            self._paired.pop()
+
     def _pair(
         self, dataset: Dataset, name: str, pivot_dataset: Dataset | None, missing_pivot: str, multiple_pivots: str
     ) -> Dataset:
@@ -75,4 +94,6 @@ class PairingSession:
         offset = self.table.add(dataset if pivot_dataset is None else pivot_dataset, pairs)
         self.reports[name] = pairs.report
         get_logger().info(str(pairs.report))
-        return attach_pairs(dataset, pairs, offset, self.languages)
+        paired = attach_pairs(dataset, pairs, offset, self.languages)
+        self._paired.append(paired)
+        return paired

@@ -267,6 +267,8 @@ def _parts(segments: Sequence[tuple[int, int]], tile: slice):
             yield row, slice(lo - tile.start, hi - tile.start), stop - start
 
 
+# Token and segment counts change with every batch: traced, each would be compiled anew
+@torch.compiler.disable
 def soft_token_head(
     hidden: torch.Tensor,
     weight: torch.Tensor,

@@ -148,6 +148,8 @@ def main(script_args: SolarScriptArguments, training_args: SolarSFTConfig, model
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
+    if hasattr(trainer, "end"):  # transformers 5.18: trackers and the process group
+        trainer.end()
     return trainer
 
 
