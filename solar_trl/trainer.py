@@ -334,7 +334,7 @@ class SolarSFTTrainer(SFTTrainer):
         if self.args.detach_pivot:
             pivots = pivots.detach()
         distances = pair_distances(pool[examples], pivots, self._objective.distance)
-        self._record(alignment, outputs, distances, pool, num_items_in_batch)
+        self._record(alignment, outputs, distances, pool)
         if not self.model.training:
             return result  # the evaluation loss stays the SFT loss
 
@@ -386,7 +386,7 @@ class SolarSFTTrainer(SFTTrainer):
         return self.accelerator.reduce(tensor, reduction="sum")
 
     @torch.no_grad()
-    def _record(self, alignment, outputs, distances, pool, num_items_in_batch) -> None:
+    def _record(self, alignment: dict[str, Any], outputs, distances: torch.Tensor, pool: torch.Tensor) -> None:
         token_loss = -outputs.log_probs
         if self.args.loss_type == "dft":
             token_loss = token_loss * outputs.log_probs.exp()
