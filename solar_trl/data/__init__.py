@@ -1,6 +1,10 @@
-"""Parallel data: pairing, the pivot table, the collator and the sampler."""
+"""Parallel data: from published layouts to pairs, the collator and the sampler."""
 
 from .collator import ALIGNMENT_KEY, DataCollatorForPivotAlignment
+from .formats import to_long_format
+from .ids import assign_parallel_id, split_id
+from .join import concatenate_parallel
+from .languages import normalize_language, normalize_languages
 from .pairing import PairingColumns, find_pivots
 from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable, attach_pairs, without_pairing
 from .report import LanguageReport, PairingReport
@@ -22,8 +26,14 @@ __all__ = [
     "ParallelGroupSampler",
     "PivotTable",
     "ResolvedPairs",
+    "assign_parallel_id",
     "attach_pairs",
+    "concatenate_parallel",
     "find_pivots",
+    "normalize_language",
+    "normalize_languages",
     "resolve_pairs",
+    "split_id",
+    "to_long_format",
     "without_pairing",
 ]

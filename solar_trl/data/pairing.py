@@ -70,7 +70,7 @@ class Keys:
 UNKNOWN_LANGUAGE = "unknown"
 
 
-def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+def column_values(dataset: Dataset, name: str) -> pa.ChunkedArray:
     table = dataset.select_columns([name]).with_format("arrow")[:]
     column = table.column(name)
     if pa.types.is_dictionary(column.type):
@@ -92,7 +92,7 @@ def _require_columns(dataset: Dataset, columns: Sequence[str], what: str, option
             )
 
 
-def _id_kind(column: pa.ChunkedArray, name: str, what: str) -> pa.DataType:
+def id_kind(column: pa.ChunkedArray, name: str, what: str) -> pa.DataType:
     """The type ids are compared in: 64-bit integers or strings."""
     if pa.types.is_integer(column.type) and not pa.types.is_boolean(column.type):
         return pa.int64()
@@ -106,7 +106,7 @@ def _id_kind(column: pa.ChunkedArray, name: str, what: str) -> pa.DataType:
     )
 
 
-def _encode(column: pa.ChunkedArray) -> np.ndarray:
+def encode(column: pa.ChunkedArray) -> np.ndarray:
     """Equal values -> equal integers from 0, missing values (null, or an empty string) -> -1."""
     if pa.types.is_large_string(column.type):
         column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
@@ -141,8 +141,8 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
     item = np.zeros(sum(sizes), np.int64)
     known = np.ones(sum(sizes), bool)
     for name in columns.parallel_id:
-        parts = [_column(dataset, name) for _, dataset in datasets]
-        kinds = [_id_kind(part, name, what) for part, (what, _) in zip(parts, datasets, strict=True)]
+        parts = [column_values(dataset, name) for _, dataset in datasets]
+        kinds = [id_kind(part, name, what) for part, (what, _) in zip(parts, datasets, strict=True)]
         distinct = {str(kind): what for kind, (what, _) in zip(kinds, datasets, strict=True) if kind != pa.null()}
         if len(distinct) > 1:
             found = ", ".join(f"{kind.removeprefix('large_')} in the {what}" for kind, what in distinct.items())
@@ -158,7 +158,7 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
                 f"The ids in column {name!r} do not fit 64-bit signed integers ({error}). Cast them, e.g. "
                 f"`dataset.cast_column({name!r}, datasets.Value('string'))`."
             ) from None
-        codes = _encode(cast)
+        codes = encode(cast)
         known &= codes >= 0
         # Numbers stay below (rows so far) × (distinct values), then are made dense again
         item = np.unique(item * (codes.max(initial=0) + 1) + np.maximum(codes, 0), return_inverse=True)[1].reshape(-1)
@@ -166,7 +166,7 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
 
     keys, start = [], 0
     for (what, dataset), size in zip(datasets, sizes, strict=True):
-        column = _column(dataset, columns.language)
+        column = column_values(dataset, columns.language)
         if pa.types.is_null(column.type):
             column = column.cast(pa.string())
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -176,7 +176,7 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
             )
         column = pc.fill_null(column, UNKNOWN_LANGUAGE)
         names = pc.unique(column).to_pylist()
-        language = _encode(column)
+        language = encode(column)
         is_pivot = np.isin(language, [i for i, name in enumerate(names) if name in columns.pivot_languages])
         keys.append(Keys(language, names, item[start : start + size], is_pivot))
         start += size

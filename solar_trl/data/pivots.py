@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 
 from .resolve import ResolvedPairs
+from .tables import set_column
 
 
 # Columns added to a dataset once its pairs are resolved; integers, so that texts are never duplicated
@@ -113,7 +115,7 @@ def attach_pairs(dataset: Dataset, pairs: ResolvedPairs, offset: int, languages:
         (OWN_COLUMN, np.where(pairs.own >= 0, pairs.own + offset, -1)),
         (LANGUAGE_COLUMN, language),
     ):
-        dataset = dataset.add_column(name, values[keep])
+        dataset = set_column(dataset, name, pa.array(values[keep]))
     # The user's format, in which the new columns must not be hidden
     shown = [name for name in form["columns"] if name in dataset.column_names and name not in PAIRING_COLUMNS]
     return dataset.with_format(form["type"], columns=[*shown, *PAIRING_COLUMNS], **form["format_kwargs"])
