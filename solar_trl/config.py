@@ -16,6 +16,7 @@ from .objectives import OBJECTIVES, SCHEDULES, Objective
 PIVOT_BATCHING = ("grouped", "random")
 MISSING_PIVOT = ("keep", "drop", "error")
 MULTIPLE_PIVOTS = ("error", "first", "sample")
+TRUNCATED_PAIRS = ("keep", "skip")
 
 
 @dataclass
@@ -80,6 +81,10 @@ class SolarSFTConfig(SFTConfig):
             What to do with an item that has several different pivots (say several English solutions of one problem):
             raise an `"error"`, take the `"first"`, or `"sample"` one per epoch, seeded by `(seed, epoch, item)`.
             Evaluation always takes the first. Identical duplicates count as one.
+        truncated_pairs (`str`, *optional*, defaults to `"keep"`):
+            What to do with a pair in which a side fills `max_length`, so that its response was probably cut: `"keep"`
+            it, or `"skip"` it, so that its rows train with the SFT loss alone. Half a response is no parallel of a
+            whole one, but dropping many pairs is worse than a few blunt ones: the report at construction counts them.
     """
 
     # Parameters that control the alignment objective
@@ -169,6 +174,13 @@ class SolarSFTConfig(SFTConfig):
             "choices": list(MULTIPLE_PIVOTS),
         },
     )
+    truncated_pairs: str = field(
+        default="keep",
+        metadata={
+            "help": "What to do with a pair in which a side fills `max_length`: 'keep' it, or 'skip' it in alignment.",
+            "choices": list(TRUNCATED_PAIRS),
+        },
+    )
 
     def __post_init__(self):
         # First our own fields: a wrong one is named even where the rest of the arguments does not fit this machine
@@ -183,6 +195,7 @@ class SolarSFTConfig(SFTConfig):
             ("pivot_batching", PIVOT_BATCHING),
             ("missing_pivot", MISSING_PIVOT),
             ("multiple_pivots", MULTIPLE_PIVOTS),
+            ("truncated_pairs", TRUNCATED_PAIRS),
         ):
             value = getattr(self, name)
             if value not in tuple(choices):

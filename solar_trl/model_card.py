@@ -35,6 +35,7 @@ SETTINGS = (
     "pivot_batching",
     "missing_pivot",
     "multiple_pivots",
+    "truncated_pairs",
 )
 _BEFORE = "### Framework versions"
 

@@ -168,6 +168,7 @@ class SolarSFTTrainer(SFTTrainer):
                 PairingColumns.build(args.language_column, args.parallel_id_column, args.pivot_language),
                 missing_pivot=args.missing_pivot,
                 multiple_pivots=args.multiple_pivots,
+                truncated_pairs=args.truncated_pairs,
                 max_length=args.max_length,
                 seed=_data_seed(args),
                 all_columns=not args.remove_unused_columns,

@@ -29,6 +29,7 @@ from solar_trl import SolarSFTConfig, SolarSFTTrainer
         ("pivot_batching", "sorted", ValueError, "'sorted'"),
         ("missing_pivot", "ignore", ValueError, "'ignore'"),
         ("multiple_pivots", "last", ValueError, "'last'"),
+        ("truncated_pairs", "cut", ValueError, "'cut'"),
         ("pivot_language", [], ValueError, "[]"),
         ("parallel_id_column", ["a", 1], ValueError, "['a', 1]"),
         ("language_column", "", ValueError, "''"),

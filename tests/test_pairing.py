@@ -178,6 +178,28 @@ def test_missing_pivot():
         resolve_pairs(dataset, COLUMNS, "train dataset", missing_pivot="error", **options)
 
 
+def test_truncated_pairs():
+    """Item 1 has a cut pivot, item 2 a cut example, item 3 both a cut and a whole pivot, item 5 none at all."""
+    short, long = [1, 2], [1, 2, 3, 4]  # with the prompt 4 and 6 tokens
+    spec = [("en", 1, long), ("sw", 1, short), ("en", 2, short), ("sw", 2, long), ("th", 2, short)]
+    spec += [("en", 3, long), ("en", 3, short), ("sw", 3, short), ("sw", 5, short)]
+    options = {"multiple_pivots": "sample", "max_length": 6}
+    keep = resolve_pairs(prepared(spec), COLUMNS, "train dataset", **options)
+    assert keep.report.pairs == 4 and keep.report.skipped == 0 and keep.report.unpaired == 1
+    assert keep.report.languages["sw"].truncated == 1.0  # its pair in item 3 by the first of the two pivots
+    skip = resolve_pairs(prepared(spec), COLUMNS, "train dataset", truncated_pairs="skip", **options)
+    assert skip.table_rows.tolist() == [2, 6]
+    assert skip.pivot.tolist() == [-1, -1, 0, -1, 0, -1, 1, 1, -1]
+    assert skip.report.pairs == 2 and skip.report.skipped == 2 and skip.report.unpaired == 1
+    assert "2 truncated pairs (SFT loss only)" in str(skip.report)
+    drop = resolve_pairs(
+        prepared(spec), COLUMNS, "train dataset", missing_pivot="drop", truncated_pairs="skip", **options
+    )
+    assert drop.keep.tolist() == list(range(8))
+    with pytest.raises(NothingToAlign, match=r"Every pair of the train dataset was truncated at `max_length=6`"):
+        resolve_pairs(prepared(spec[:2]), COLUMNS, "train dataset", truncated_pairs="skip", **options)
+
+
 def test_rows_without_a_response_do_not_pair():
     """A response of which nothing is predicted has no summary, as pivot or as example."""
     dataset = Dataset.from_list(

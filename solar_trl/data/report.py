@@ -64,6 +64,7 @@ class PairingReport:
         dropped (`int`): Rows removed by `missing_pivot="drop"`.
         pivots (`int`): Distinct pivots in use.
         without_response (`int`): Rows that cannot be summarised, since no response token is left.
+        skipped (`int`): Truncated pairs that `truncated_pairs="skip"` leaves out of alignment.
         languages (`dict[str, LanguageReport]`): The same by language.
     """
 
@@ -74,6 +75,7 @@ class PairingReport:
     dropped: int
     pivots: int
     without_response: int
+    skipped: int
     languages: dict[str, LanguageReport] = field(default_factory=dict)
 
     @classmethod
@@ -84,6 +86,7 @@ class PairingReport:
         paired: np.ndarray,
         unusable: np.ndarray,
         missing: np.ndarray,
+        skipped: np.ndarray,
         dropped: bool,
         table_size: int,
         pivot: np.ndarray,
@@ -94,7 +97,8 @@ class PairingReport:
         """
         Count per language.
 
-        `paired`, `unusable`, `pivot` and `tokens` are over the dataset's rows, `missing` are row indices, and
+        `paired`, `unusable`, `skipped`, `pivot` and `tokens` are over the dataset's rows, `missing` are row indices,
+        and
         `pivot_tokens` are over the pivot table.
         """
         is_missing = np.zeros(len(paired), bool)
@@ -122,6 +126,7 @@ class PairingReport:
             rows=len(paired),
             pivots=table_size,
             without_response=int(unusable.sum()),
+            skipped=int(skipped.sum()),
             languages=languages,
             **total,
         )
@@ -135,6 +140,8 @@ class PairingReport:
         if self.unpaired:
             fate = "dropped" if self.dropped else "SFT loss only"
             head += f", {self.unpaired:,} non-pivot rows without a pivot ({fate})"
+        if self.skipped:
+            head += f", {self.skipped:,} truncated pairs (SFT loss only)"
         if self.without_response:
             head += f", {self.without_response:,} rows without a response token"
         header = ("language", "rows", "pairs", "unpaired", "length ratio", "truncated")

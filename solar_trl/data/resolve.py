@@ -90,6 +90,7 @@ def resolve_pairs(
     pivot_dataset: Dataset | None = None,
     missing_pivot: str = "keep",
     multiple_pivots: str = "error",
+    truncated_pairs: str = "keep",
     max_length: int | None = None,
 ) -> ResolvedPairs:
     """
@@ -111,8 +112,10 @@ def resolve_pairs(
             `"keep"`, `"drop"` or `"error"`.
         multiple_pivots (`str`, *optional*, defaults to `"error"`):
             `"error"`, `"first"` or `"sample"`.
+        truncated_pairs (`str`, *optional*, defaults to `"keep"`):
+            `"keep"`, or `"skip"` to leave pairs out of alignment in which a side fills `max_length`.
         max_length (`int`, *optional*):
-            Length at which rows were truncated, for the report.
+            Length at which rows were truncated.
 
     Returns:
         [`ResolvedPairs`]
@@ -138,6 +141,13 @@ def resolve_pairs(
     if not len(candidates):
         raise NothingToAlign(_nothing_pairs(dataset, source, keys, pivot_keys, columns, name))
     candidates = candidates[np.argsort(pivot_keys.item[candidates], kind="stable")]
+    has_pivot = np.isin(keys.item, pivot_keys.item[candidates])
+    row_is_cut = np.zeros(len(dataset), bool)
+    if truncated_pairs == "skip" and tokens is not None and pivot_tokens is not None and max_length is not None:
+        row_is_cut = tokens.total >= max_length
+        candidates = candidates[pivot_tokens.total[candidates] < max_length]
+        if not len(candidates):
+            raise NothingToAlign(_all_truncated(name, max_length))
     items = pivot_keys.item[candidates]
 
     # Whether raw rows clash is only known once they are prepared: different columns can be one sequence of tokens
@@ -157,14 +167,17 @@ def resolve_pairs(
 
     first = np.full(max(keys.item.max(initial=-1), pivot_keys.item.max(initial=-1)) + 2, -1, np.int64)
     first[table_items[starts]] = starts
+    wants &= ~row_is_cut
     own = np.full(len(dataset), -1, np.int64)
     if pivot_dataset is None:
         own[candidates] = entry
     pivot = np.where(wants | (own >= 0), first[keys.item], -1)
 
     paired = (pivot >= 0) & (own < 0)
-    # A row without a response token lacks nothing that a pivot could give
-    missing = np.flatnonzero(~keys.is_pivot & ~paired & usable)
+    if not paired.any():
+        raise NothingToAlign(_all_truncated(name, max_length))
+    # A row without a response token lacks nothing that a pivot could give; a truncated pivot is one all the same
+    missing = np.flatnonzero(~keys.is_pivot & ~paired & usable & ~has_pivot)
     if missing_pivot == "error" and len(missing):
         examples = "; ".join(describe_ids(dataset, missing[:5], columns))
         raise ValueError(
@@ -180,6 +193,7 @@ def resolve_pairs(
         paired=paired,
         unusable=~usable,
         missing=missing,
+        skipped=~keys.is_pivot & ~paired & usable & has_pivot,
         dropped=missing_pivot == "drop",
         table_size=len(table_rows),
         pivot=pivot,
@@ -209,6 +223,13 @@ def _no_pivots(keys: Keys, columns: PairingColumns, name: str) -> str:
     return (
         f"The {name} has no pivot rows: none has {columns.language} {wanted}. Found: {_languages(keys)}. Set "
         "`pivot_language` to the pivot's value in your data, or pass the pivots as `pivot_dataset`."
+    )
+
+
+def _all_truncated(name: str, max_length: int | None) -> str:
+    return (
+        f"Every pair of the {name} was truncated at `max_length={max_length}` (`truncated_pairs='skip'`). Raise "
+        "`max_length`, or set `truncated_pairs='keep'`."
     )
 
 

@@ -23,8 +23,10 @@ class PairingSession:
             Policy for training rows without a pivot. Evaluation sets keep all their rows.
         multiple_pivots (`str`):
             Policy for items with several different pivots. `"sample"` becomes `"first"` in evaluation.
+        truncated_pairs (`str`):
+            Policy for pairs in which a side fills `max_length`.
         max_length (`int`, *optional*):
-            Length at which rows are truncated, for the report.
+            Length at which rows are truncated.
         seed (`int`):
             Seed of sampled pivots.
         all_columns (`bool`, *optional*, defaults to `False`):
@@ -36,6 +38,7 @@ class PairingSession:
         columns: PairingColumns,
         missing_pivot: str,
         multiple_pivots: str,
+        truncated_pairs: str,
         max_length: int | None,
         seed: int,
         all_columns: bool = False,
@@ -43,6 +46,7 @@ class PairingSession:
         self.columns = columns
         self.missing_pivot = missing_pivot
         self.multiple_pivots = multiple_pivots
+        self.truncated_pairs = truncated_pairs
         self.max_length = max_length
         self.table = PivotTable(seed, all_columns)
         self._paired: list[Dataset] = []
@@ -89,7 +93,14 @@ class PairingSession:
         self, dataset: Dataset, name: str, pivot_dataset: Dataset | None, missing_pivot: str, multiple_pivots: str
     ) -> Dataset:
         pairs = resolve_pairs(
-            dataset, self.columns, name, pivot_dataset, missing_pivot, multiple_pivots, self.max_length
+            dataset,
+            self.columns,
+            name,
+            pivot_dataset,
+            missing_pivot,
+            multiple_pivots,
+            self.truncated_pairs,
+            self.max_length,
         )
         offset = self.table.add(dataset if pivot_dataset is None else pivot_dataset, pairs)
         self.reports[name] = pairs.report
