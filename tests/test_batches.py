@@ -133,8 +133,8 @@ def splits(groups, order, batch_size):
     [
         (np.repeat(np.arange(50), 4), 8, 0),  # two groups fill a batch
         (np.repeat(np.arange(50), 4), 4, 0),
-        (np.concatenate([np.repeat(np.arange(40), 3), np.full(40, -1)]), 4, 0),  # singles fill the gaps
-        (np.concatenate([np.repeat(np.arange(40), 5), np.repeat(np.arange(40, 80), 3)]), 8, 0),
+        (np.concatenate([np.repeat(np.arange(40), 3), np.full(60, -1)]), 4, 2),  # singles fill the gaps
+        (np.concatenate([np.repeat(np.arange(40), 5), np.repeat(np.arange(40, 80), 3)]), 8, 2),
         (np.repeat(np.arange(40), 11), 16, 25),  # nothing fits beside a group: every boundary but two splits one
         (np.repeat(np.arange(20), 10), 4, 10),  # larger than a batch: 3 batches each, where it starts one
     ],
@@ -145,6 +145,21 @@ def test_groups_stay_whole_where_they_can(groups, batch_size, allowed):
     assert splits(groups, list(sampler), batch_size) <= allowed
     # The measure itself is not blind
     assert splits(groups, np.random.default_rng(1).permutation(len(groups)), batch_size) > len(set(groups)) // 2
+
+
+@pytest.mark.parametrize("batch_size", [8, 16, 32])
+@pytest.mark.parametrize("sizes", [(1, 4), (3, 4), (1, 11), (2, 6, 11), (5, 8)])
+def test_groups_of_all_sizes_come_all_through_the_epoch(sizes, batch_size):
+    """Large groups hold the languages with few rows: none may be used up early."""
+    rng = np.random.default_rng(0)
+    size_of = rng.choice(sizes, 3000)
+    groups = rng.permutation(np.repeat(np.arange(3000), size_of))
+    order = list(ParallelGroupSampler(groups, batch_size))
+    for size in sizes:
+        positions = np.array([i for i, row in enumerate(order) if size_of[groups[row]] == size]) / len(order)
+        counts, _ = np.histogram(positions, bins=5, range=(0, 1))
+        # An even fifth each, but for chance and for what is left over at the end
+        assert abs(positions.mean() - 0.5) < 0.06 and counts.min() > 0.7 * counts.mean(), (size, counts)
 
 
 def test_another_order_each_epoch_and_seed():

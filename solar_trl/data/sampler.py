@@ -14,8 +14,9 @@ class ParallelGroupSampler(Sampler[int]):
     Samples row indices so that translations of an item come in the same per-device batch.
 
     1. Each epoch the groups are shuffled, and the rows within each group.
-    2. Batches of exactly `batch_size` rows are filled one after the other: each starts with the next group in the
-       shuffled order, and goes on with the largest groups that still fit and leave a gap that others can fill.
+    2. Batches of exactly `batch_size` rows are filled one after the other, each time with the next group in the
+       shuffled order that still fits and leaves a gap that others can fill. It may come from a little further down the
+       order, not from far down: groups of all sizes are spread evenly over the epoch.
     3. Where nothing fits, the next group is split over the boundary (and so is a group larger than a batch). Its pivot
        is then missing from one of the batches, where [`DataCollatorForPivotAlignment`] appends it.
 
@@ -42,6 +43,9 @@ class ParallelGroupSampler(Sampler[int]):
     True
     ```
     """
+
+    # How far down the order, in groups per row of a batch, a filling group may be taken from
+    LOOKAHEAD = 4
 
     def __init__(self, groups: Sequence[int] | np.ndarray, batch_size: int, seed: int = 0):
         if batch_size < 1:
@@ -80,13 +84,14 @@ class ParallelGroupSampler(Sampler[int]):
 
         pieces, room, fillable = [], self.batch_size, self._fillable(queues)
         while queues:
-            fitting = [size for size in queues if size <= room]
-            if room == self.batch_size or not fitting:
-                # A batch starts with whatever comes next. Where nothing fits, that is what is split.
-                size = min(queues, key=lambda size: queues[size][0][0])
-            else:
-                # Small groups are spared for the gaps that only they can fill
-                size = max(fitting, key=lambda size: (fillable[room - size], size))
+            # A batch starts with whatever comes next, and goes on with the next group that fits, if possible one that
+            # leaves a gap that others fill. Where none fits, the next one is split. To take groups of one size from
+            # far down the order would use them up early, and with them the languages that only they hold.
+            next_up = min(queue[0][0] for queue in queues.values())
+            near = [size for size in queues if queues[size][0][0] < next_up + self.LOOKAHEAD * self.batch_size]
+            fitting = [size for size in near if size <= room] if room < self.batch_size else []
+            snug = [size for size in fitting if fillable[room - size]]
+            size = min(snug or fitting or queues, key=lambda size: queues[size][0][0])
             _, group = queues[size].popleft()
             if not queues[size]:
                 del queues[size]
