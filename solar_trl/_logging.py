@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from accelerate import PartialState
 
 
 class _MainProcessOnly(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        # Before the first `PartialState` there is no telling, and nothing to log either
-        return not PartialState._shared_state or PartialState().is_main_process
+        # Before the first `PartialState`, the launcher's environment tells
+        if not PartialState._shared_state:
+            return os.environ.get("RANK", "0") == "0"
+        return PartialState().is_main_process
 
 
 def get_logger() -> logging.Logger:

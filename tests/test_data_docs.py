@@ -26,6 +26,7 @@ PAIRS = {
     "Language and number in one id": 1,
     "No ids, English first": 3,
     "Language names": 2,
+    "Is it parallel?": 3,
 }
 
 

@@ -5,8 +5,11 @@ from .formats import to_long_format
 from .ids import assign_parallel_id, split_id
 from .join import concatenate_parallel
 from .languages import normalize_language, normalize_languages
+from .numbers import extract_numbers, final_number
 from .pairing import PairingColumns, find_pivots
 from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable, attach_pairs, without_pairing
+from .quality import filter_parallel, parallel_report
+from .quality_report import ParallelReport
 from .report import LanguageReport, PairingReport
 from .resolve import NothingToAlign, ResolvedPairs, resolve_pairs
 from .sampler import ParallelGroupSampler
@@ -24,14 +27,19 @@ __all__ = [
     "PairingReport",
     "PairingSession",
     "ParallelGroupSampler",
+    "ParallelReport",
     "PivotTable",
     "ResolvedPairs",
     "assign_parallel_id",
     "attach_pairs",
     "concatenate_parallel",
+    "extract_numbers",
+    "filter_parallel",
+    "final_number",
     "find_pivots",
     "normalize_language",
     "normalize_languages",
+    "parallel_report",
     "resolve_pairs",
     "split_id",
     "to_long_format",

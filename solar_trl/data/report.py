@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from .pairing import Keys
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a text table, aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 @dataclass
@@ -157,6 +164,4 @@ class PairingReport:
                     "" if entry.truncated is None else f"{entry.truncated:.0%}",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-        return "\n".join([head, *lines])
+        return "\n".join([head, *format_table(table)])
