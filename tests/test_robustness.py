@@ -18,27 +18,15 @@ def losses(trainer):
 def test_bf16_training(tokenizer, tmp_path):
     """Real mixed precision: autocast by accelerate, in the main forward and in that of appended pivots."""
 
-    def gradients(**config):
-        trainer = solar_trainer(
-            tiny_model("qwen3"),
-            token_rows(SPEC),
-            tokenizer,
-            tmp_path,
-            config={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1, **config},
+    def gradients(make, **config):
+        cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}
+        return step_gradients(
+            make(tiny_model("qwen3"), token_rows(SPEC), tokenizer, tmp_path, config={**cut, **config})
         )
-        return step_gradients(trainer)
 
-    def plain(**config):
-        trainer = sft_trainer(
-            tiny_model("qwen3"),
-            token_rows(SPEC),
-            tokenizer,
-            tmp_path,
-            config={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1, **config},
-        )
-        return step_gradients(trainer)
-
-    error, sft_error = relative_error(gradients(bf16=True), gradients()), relative_error(plain(bf16=True), plain())
+    error, sft_error = (
+        relative_error(gradients(make, bf16=True), gradients(make)) for make in (solar_trainer, sft_trainer)
+    )
     assert 0 < error < 1.5 * sft_error + 1e-3
 
 
