@@ -17,6 +17,12 @@ from tiny_tokenizer import train_tokenizer
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_precision():
+    """transformers 4 leaves `bf16=True` behind in the environment, for every trainer to come."""
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return train_tokenizer()

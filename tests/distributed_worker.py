@@ -72,3 +72,7 @@ def sorted_rows() -> list[dict]:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]), sys.argv[2])
+    if torch.distributed.is_initialized():
+        # A rank that leaves while the other still works can be aborted on its way out
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -1,5 +1,7 @@
 """What users do with a trainer besides training it once."""
 
+import os
+
 import pytest
 import torch
 from datasets import Dataset
@@ -19,6 +21,7 @@ def test_bf16_training(tokenizer, tmp_path):
     """Real mixed precision: autocast by accelerate, in the main forward and in that of appended pivots."""
 
     def gradients(make, **config):
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # transformers 4 leaves it set
         cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}
         return step_gradients(
             make(tiny_model("qwen3"), token_rows(SPEC), tokenizer, tmp_path, config={**cut, **config})
