@@ -330,12 +330,11 @@ class SolarSFTTrainer(SFTTrainer):
 
         summaries = outputs.summaries
         pool = summaries if appended is None else torch.cat([summaries, appended.to(summaries.device)])
-        examples, partners = alignment["examples"].to(pool.device), alignment["pivots"].to(pool.device)
-        pivots = pool[partners]
+        aligned, pivots = pool[alignment["examples"].to(pool.device)], pool[alignment["pivots"].to(pool.device)]
         if self.args.detach_pivot:
             pivots = pivots.detach()
-        distances = pair_distances(pool[examples], pivots, self._objective.distance)
-        self._record(alignment, outputs, distances, pool)
+        distances = pair_distances(aligned, pivots, self._objective.distance)
+        self._record(alignment, outputs, distances, aligned, pivots)
         if not self.model.training:
             return result  # the evaluation loss stays the SFT loss
 
@@ -387,31 +386,36 @@ class SolarSFTTrainer(SFTTrainer):
         return self.accelerator.reduce(tensor, reduction="sum")
 
     @torch.no_grad()
-    def _record(self, alignment: dict[str, Any], outputs, distances: torch.Tensor, pool: torch.Tensor) -> None:
+    def _record(
+        self,
+        alignment: dict[str, Any],
+        outputs,
+        distances: torch.Tensor,
+        aligned: torch.Tensor,
+        pivots: torch.Tensor,
+    ) -> None:
         token_loss = -outputs.log_probs
         if self.args.loss_type == "dft":
             token_loss = token_loss * outputs.log_probs.exp()
-        training = self.model.training
-        examples, partners = alignment["examples"].to(pool.device), alignment["pivots"].to(pool.device)
+        training, device = self.model.training, aligned.device
         row_weights = pair_weights = None
         state = self.accelerator.gradient_state
         if not training and self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
             # accelerate fills up the last batch with rows that were already counted
             batch_size = outputs.log_probs.size(0)
             real = state.remainder - self.accelerator.process_index * batch_size
-            row_weights = (torch.arange(batch_size, device=pool.device) < real).to(torch.float32)
-            pair_weights = row_weights[
-                torch.tensor(alignment["rows"], device=pool.device, dtype=torch.int64)[examples]
-            ]
+            row_weights = (torch.arange(batch_size, device=device) < real).to(torch.float32)
+            rows = torch.tensor(alignment["rows"], device=device, dtype=torch.int64)
+            pair_weights = row_weights[rows[alignment["examples"].to(device)]]
         self._meters["train" if training else "eval"].update(
             n_languages=len(self._session.languages),
             token_loss=token_loss.sum(1),
             token_counts=outputs.label_mask.sum(1),
-            languages=alignment["languages"].to(pool.device),
+            languages=alignment["languages"].to(device),
             distances=distances,
-            similarities=F.cosine_similarity(pool[examples], pool[partners], dim=-1),
-            pair_languages=alignment["pair_languages"].to(pool.device),
-            pivots=pool[partners],
+            similarities=F.cosine_similarity(aligned, pivots, dim=-1),
+            pair_languages=alignment["pair_languages"].to(device),
+            pivots=pivots,
             steps=1 / getattr(self, "current_gradient_accumulation_steps", 1) if training else 0.0,
             row_weights=row_weights,
             pair_weights=pair_weights,

@@ -13,6 +13,7 @@ from .pairing import (
     PairingColumns,
     describe_ids,
     distinct_pivots,
+    first_pivots,
     raise_if_ambiguous,
     read_keys_with_pivots,
 )
@@ -165,13 +166,11 @@ def resolve_pairs(
     counts = np.zeros(len(table_rows), np.int64)
     counts[starts] = np.diff(np.append(starts, len(table_rows)))
 
-    first = np.full(max(keys.item.max(initial=-1), pivot_keys.item.max(initial=-1)) + 2, -1, np.int64)
-    first[table_items[starts]] = starts
     wants &= ~row_is_cut
     own = np.full(len(dataset), -1, np.int64)
     if pivot_dataset is None:
         own[candidates] = entry
-    pivot = np.where(wants | (own >= 0), first[keys.item], -1)
+    pivot = np.where(wants | (own >= 0), first_pivots(keys.item, starts, table_items[starts]), -1)
 
     paired = (pivot >= 0) & (own < 0)
     if not paired.any():
