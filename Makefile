@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test test-long lint format clean help
 
 help:
 	@echo "make demo    SFT and SOLAR side by side on an offline example: table and pictures in outputs/demo (about 4 minutes)"
 	@echo "make test    the test suite"
+	@echo "make test-long  the test suite and the slow tests (DeepSpeed, kills at random moments)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff format and fixes"
 	@echo "make clean   remove the environment and all outputs"
@@ -25,6 +26,9 @@ demo: $(READY)
 	$(BIN)/python examples/demo/run.py
 
 test: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-long: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(READY)

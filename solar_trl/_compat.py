@@ -11,6 +11,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import nn
+from torch.distributed.tensor import DTensor, Partial
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
@@ -27,7 +28,20 @@ __all__ = [
     "maybe_gather_lm_head_ctx",
     "router_aux_loss",
     "sampling_strategy",
+    "whole_tensor",
 ]
+
+
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """
+    A parameter as every rank can multiply with it: FSDP2's shards are gathered, anything else is returned as it is.
+
+    FSDP averages gradients over ranks. Where a unit is read outside of its own forward, as the input embedding is in
+    the head, that average is ours to ask for: a plain `full_tensor()` would keep each rank's own part, silently wrong.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:

@@ -60,6 +60,10 @@ class SolarSFTConfig(SFTConfig):
         detach_embeddings (`bool`, *optional*, defaults to `False`):
             Whether the embeddings that are mixed are constants for the alignment term. With `False` they feel the pull
             too (where they are trainable at all), which in small experiments was the safer way.
+        logits_tile_mib (`int`, *optional*, defaults to `256`):
+            Memory in MiB for tiles of logits, the largest thing the fused head holds: it never builds more of the
+            `tokens × vocabulary` logits than fit. Larger tiles mean fewer passes over the gradient of the LM head in
+            full fine-tuning. The default is the size of TRL's own tiles.
 
         > Parameters that control the pairing of examples
 
@@ -132,6 +136,10 @@ class SolarSFTConfig(SFTConfig):
     detach_embeddings: bool = field(
         default=False,
         metadata={"help": "Whether the mixed embeddings are constants for the alignment term."},
+    )
+    logits_tile_mib: int = field(
+        default=256,
+        metadata={"help": "Memory in MiB for tiles of logits in the fused soft-token head."},
     )
 
     # Parameters that control the pairing of examples
@@ -222,15 +230,21 @@ class SolarSFTConfig(SFTConfig):
                 f"`soft_token_temperature` is {self.soft_token_temperature}, expected a finite number > 0. For a "
                 "sharper mixture use a small positive value or `soft_token_top_k=1`."
             )
-        if self.soft_token_top_k is not None:
-            if isinstance(self.soft_token_top_k, bool) or not hasattr(self.soft_token_top_k, "__index__"):
-                raise TypeError(f"`soft_token_top_k` must be an integer or `None`, got {self.soft_token_top_k!r}.")
-            self.soft_token_top_k = operator.index(self.soft_token_top_k)
-            if self.soft_token_top_k < 1:
-                raise ValueError(
-                    f"`soft_token_top_k` is {self.soft_token_top_k}, expected at least 1, or `None` for the whole "
-                    "vocabulary."
-                )
+        for name in ("soft_token_top_k", "logits_tile_mib"):
+            value = getattr(self, name)
+            if value is None and name == "soft_token_top_k":
+                continue
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                or_none = " or `None`" if name == "soft_token_top_k" else ""
+                raise TypeError(f"`{name}` must be an integer{or_none}, got {value!r}.")
+            setattr(self, name, operator.index(value))
+        if self.soft_token_top_k is not None and self.soft_token_top_k < 1:
+            raise ValueError(
+                f"`soft_token_top_k` is {self.soft_token_top_k}, expected at least 1, or `None` for the whole "
+                "vocabulary."
+            )
+        if self.logits_tile_mib < 1:
+            raise ValueError(f"`logits_tile_mib` is {self.logits_tile_mib}, expected at least 1 (MiB).")
         for name in ("pivot_language", "parallel_id_column"):
             value = getattr(self, name)
             values = [value] if isinstance(value, str) else value

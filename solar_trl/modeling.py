@@ -16,8 +16,10 @@ from ._compat import (
     head_maths,
     maybe_gather_lm_head_ctx,
     router_aux_loss,
+    whole_tensor,
 )
-from .kernels import HeadOptions, soft_token_head
+from .kernels import TILE_BYTES, HeadOptions, soft_token_head
+from .sequence_tokens import SequenceTokens
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,10 @@ class Pooling:
     argument, so that trainers of the same model do not share settings.
 
     Args:
+        tokens ([`SequenceTokens`]):
+            Supervised tokens of the sequences of the batch.
         rows (`tuple[int, ...]`):
-            Rows of the batch, ascending. Each needs at least one supervised position.
-        width (`int`):
-            Length of the caller's labels. Prompt-learning PEFT puts virtual tokens in front; the extra label position
-            that gives them is scored but not pooled.
+            Sequences to summarise, ascending. Each needs at least one supervised position.
         statistics (`bool`, *optional*, defaults to `True`):
             Whether to compute the outputs of the SFT loss. `False` for a forward that only gives summaries; the router
             loss of a Mixture-of-Experts model is then left out too.
@@ -41,14 +42,34 @@ class Pooling:
             Number of tokens to mix. `None` mixes all.
         detach_embeddings (`bool`, *optional*, defaults to `False`):
             Whether the mixed embeddings are constants.
+        tile_bytes (`int`, *optional*, defaults to `TILE_BYTES`):
+            Memory for tiles of logits.
     """
 
+    tokens: SequenceTokens
     rows: tuple[int, ...]
-    width: int
     statistics: bool = True
     temperature: float = 1.0
     top_k: int | None = None
     detach_embeddings: bool = False
+    tile_bytes: int = TILE_BYTES
+
+    def segments(self, n_virtual: int) -> tuple[list[tuple[int, int]], int]:
+        """
+        Ranges of the pooled sequences among the scored tokens, and the number of scored tokens.
+
+        Args:
+            n_virtual (`int`):
+                Label positions that prompt-learning PEFT has put in front. The one that predicts the first token is
+                scored but not pooled.
+        """
+        pooled, segments, start = set(self.rows), [], 0
+        for row, (count, first) in enumerate(zip(self.tokens.counts, self.tokens.first, strict=True)):
+            start += first if n_virtual else 0
+            if row in pooled:
+                segments.append((start, start + count))
+            start += count
+        return segments, start
 
 
 @dataclass
@@ -58,7 +79,7 @@ class SoftTokenOutput(FusedCausalLMOutput):
 
     Args:
         summaries (`torch.Tensor` of shape `(R, d)`):
-            Soft-token summary of each row in `Pooling.rows`, in that order, in at least float32.
+            Soft-token summary of each sequence in `Pooling.rows`, in that order, in at least float32.
     """
 
     summaries: torch.Tensor | None = None
@@ -103,42 +124,39 @@ def _soft_token_forward(
         kwargs["output_router_logits"] = True
     outputs = backbone(model)(*args, **kwargs)
 
-    head = model.get_output_embeddings()
-    weight, bias = head.weight, getattr(head, "bias", None)
-    # A model split across devices (`device_map`) can end on another device than its head
+    head, embedding = model.get_output_embeddings(), effective_embedding(model)
+    whole = functools.cache(whole_tensor)  # tied weights stay one tensor
+    weight, bias = whole(head.weight), None if getattr(head, "bias", None) is None else whole(head.bias)
+    # A model split across devices (`device_map`) can end on another device than its head, and start on a third
+    embedding = embedding.map(lambda tensor: whole(tensor).to(weight.device))
+    if pooling.detach_embeddings:
+        embedding = embedding.map(torch.Tensor.detach)
     hidden, labels = outputs.last_hidden_state[:, :-1].to(weight.device), labels[:, 1:].to(weight.device)
     mask = labels != -100
-    embedding = effective_embedding(model)
-    if pooling.detach_embeddings:
-        embedding = embedding.detach()
 
-    # Tokens of each row among the scored ones; the only transfer to the host
-    virtual = mask.size(1) - (pooling.width - 1)
-    counts = torch.stack([mask.sum(1), mask[:, :virtual].sum(1)]).tolist()
-    segments, start = [], 0
-    pooled = set(pooling.rows)
-    for row, (count, skipped) in enumerate(zip(*counts, strict=True)):
-        if row in pooled:
-            segments.append((start + skipped, start + count))
-        start += count
-    # The positions of `mask` without asking the device again how many there are
-    positions = mask.flatten().nonzero_static(size=start).squeeze(1)
-    log_probs, entropy, is_top1, mean_probs, summaries = soft_token_head(
-        hidden.flatten(0, 1)[positions],
-        weight,
-        bias,
-        embedding.weight.to(weight.device),
-        labels.flatten()[positions],
-        segments,
-        HeadOptions(
-            maths=head_maths(model.config),
-            temperature=pooling.temperature,
-            top_k=pooling.top_k,
-            statistics=pooling.statistics,
-            gather=maybe_gather_lm_head_ctx,
-        ),
+    segments, n_tokens = pooling.segments(n_virtual=mask.size(1) - (pooling.tokens.width - 1))
+    # Known to the host, so that nothing waits for the device; where it is wrong, other tokens would be pooled
+    torch._assert_async(mask.sum() == n_tokens, "the labels changed after the batch was put together")
+    positions = mask.flatten().nonzero_static(size=n_tokens).squeeze(1)
+    options = HeadOptions(
+        maths=head_maths(model.config),
+        temperature=pooling.temperature,
+        top_k=pooling.top_k,
+        statistics=pooling.statistics,
+        gather=maybe_gather_lm_head_ctx,
+        tile_bytes=pooling.tile_bytes,
     )
-    summaries = embedding.add_adapters(summaries, mean_probs)
+    with options.whole(weight, bias, *embedding.tensors):
+        log_probs, entropy, is_top1, mean_probs, summaries = soft_token_head(
+            hidden.flatten(0, 1)[positions],
+            weight,
+            bias,
+            embedding.weight,
+            labels.flatten()[positions],
+            segments,
+            options,
+        )
+        summaries = embedding.add_adapters(summaries, mean_probs)
     if not pooling.statistics:
         return SoftTokenOutput(label_mask=mask, summaries=summaries)
 
@@ -149,7 +167,7 @@ def _soft_token_forward(
         for x in (log_probs, entropy, is_top1)
         if x is not None
     )
-    loss = -log_probs.sum() / (max(start, 1) if num_items_in_batch is None else num_items_in_batch)
+    loss = -log_probs.sum() / (max(n_tokens, 1) if num_items_in_batch is None else num_items_in_batch)
     aux_loss = None
     if wants_router:
         aux_loss = router_aux_loss(model, outputs.router_logits, kwargs.get("attention_mask"))

@@ -15,6 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 from solar_trl import _compat
 from solar_trl.kernels import HeadMaths
 from solar_trl.modeling import Pooling, add_soft_token_head
+from solar_trl.sequence_tokens import SequenceTokens
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
@@ -47,7 +48,8 @@ def test_soft_token_forward_is_the_models_own(name):
         add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
         theirs = model(input_ids=ids, labels=labels, fused_lm_head=True)
         add_soft_token_head(model)
-        ours = model(input_ids=ids, labels=labels, fused_lm_head=True, soft_token_pooling=Pooling((1,), 9))
+        pooling = Pooling(SequenceTokens.count(labels, [9, 9]), rows=(1,))
+        ours = model(input_ids=ids, labels=labels, fused_lm_head=True, soft_token_pooling=pooling)
         assert torch.equal(model(input_ids=ids).logits, logits)
         generated = model.generate(ids, max_new_tokens=2, do_sample=False)
     assert generated.shape == (2, 11)

@@ -10,6 +10,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from reference import float64_copy, reference_gradients, reference_objective
 
 from solar_trl import kernels
+from solar_trl.kernels.plan import TilePlan
 
 
 TOLERANCE = 2e-5
@@ -84,8 +85,8 @@ def test_pivots_from_their_own_dataset(detach_pivot, tokenizer, tmp_path):
 
 
 def test_tiles_smaller_than_a_sequence(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels.tiles, "TILE_BYTES", 1)
-    monkeypatch.setattr(kernels.tiles, "VOCAB_BLOCK", 100)
+    monkeypatch.setattr(kernels.head, "plan_tiles", lambda *args: TilePlan(forward=3, backward=5))
+    monkeypatch.setattr(kernels.linalg, "VOCAB_BLOCK", 100)
     check_step(tiny_model("gemma2"), tokenizer, tmp_path, {"soft_token_temperature": 1.3})
 
 

@@ -1,8 +1,9 @@
 """The fused LM head that gives the SFT loss and the soft-token summaries in one pass."""
 
 from .embedding import EffectiveEmbedding
-from .soft_token_head import HeadOptions, soft_token_head
-from .tiles import HeadMaths
+from .head import soft_token_head
+from .options import HeadMaths, HeadOptions
+from .plan import TILE_BYTES
 
 
-__all__ = ["EffectiveEmbedding", "HeadMaths", "HeadOptions", "soft_token_head"]
+__all__ = ["TILE_BYTES", "EffectiveEmbedding", "HeadMaths", "HeadOptions", "soft_token_head"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from .tiles import matmul_wide
+from .linalg import matmul_wide
 
 
 @dataclass
@@ -30,13 +31,19 @@ class EffectiveEmbedding:
     low_rank: list[tuple[torch.Tensor, torch.Tensor, float]]
     replaced: list[tuple[torch.Tensor, torch.Tensor]]
 
-    def detach(self) -> EffectiveEmbedding:
-        """The same matrix as a constant."""
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> EffectiveEmbedding:
+        """The same matrix with a function applied to each of its tensors."""
         return EffectiveEmbedding(
-            weight=self.weight.detach(),
-            low_rank=[(a.detach(), b.detach(), scaling) for a, b, scaling in self.low_rank],
-            replaced=[(indices, rows.detach()) for indices, rows in self.replaced],
+            weight=function(self.weight),
+            low_rank=[(function(a), function(b), scaling) for a, b, scaling in self.low_rank],
+            replaced=[(indices, function(rows)) for indices, rows in self.replaced],
         )
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """Base matrix, adapters and replaced rows."""
+        pairs = [tensor for a, b, _ in self.low_rank for tensor in (a, b)]
+        return [self.weight, *pairs, *(rows for _, rows in self.replaced)]
 
     def add_adapters(self, summaries: torch.Tensor, mean_probs: torch.Tensor) -> torch.Tensor:
         """
@@ -56,6 +63,7 @@ class EffectiveEmbedding:
             summaries = summaries + scaling * ((mean_probs @ a.to(dtype).t()) @ b.to(dtype).t())
         for indices, rows in self.replaced:
             # The replaced rows of E carry no gradient: the lookup does not see them
+            indices = indices.to(mean_probs.device)
             change = rows.to(dtype) - self.weight.detach()[indices].to(dtype)
             summaries = summaries + mean_probs[:, indices] @ change
         return summaries
