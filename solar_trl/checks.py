@@ -12,9 +12,12 @@ from transformers import PreTrainedModel
 
 from ._compat import effective_embedding, sampling_strategy
 from .config import SolarSFTConfig
+from .data.example_iterables import is_split_by_node
+from .data.streaming import CARRIED_PIVOT_COLUMN
+from .data.tables import column_names
 
 
-def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None) -> None:
+def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None, streaming: bool = False) -> None:
     """
     Refuse arguments under which the alignment term would be lost or wrong.
 
@@ -23,14 +26,19 @@ def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None) ->
     """
     if args.packing or args.eval_packing:
         name = "packing" if args.packing else "eval_packing"
+        if args.packing_strategy != "bfd":
+            raise ValueError(
+                f"`{name}=True` with `packing_strategy={args.packing_strategy!r}` cuts rows in pieces, which are no "
+                "parallels of each other. Set `packing_strategy='bfd'`, which keeps rows whole and here also keeps "
+                f"the translations of an item together, or `{name}=False`."
+            )
+        if args.max_length is None:
+            raise ValueError(f"`{name}=True` needs a `max_length`: the tokens of a packed sequence. It is `None`.")
+    if args.packing and streaming:
         raise ValueError(
-            f"`{name}=True` (`packing_strategy={args.packing_strategy!r}`) puts several rows into one sequence and "
-            f"drops their ids, so parallels could not be paired. Set `{name}=False`, or `alignment_objective='none'`."
-        )
-    if args.padding_free:
-        raise ValueError(
-            "`padding_free=True` flattens a batch into one sequence, which `SolarSFTTrainer` does not support yet. "
-            "Set `padding_free=False`, or `alignment_objective='none'`."
+            "`packing=True` brings the translations of an item together, for which it must see all rows, and the "
+            "train dataset is an `IterableDataset`. Set `packing=False` (`padding_free=True` spares the padding as "
+            "well), or load it with `streaming=False`."
         )
     if args.label_smoothing_factor > 0:
         raise ValueError(
@@ -79,10 +87,15 @@ def check_parallelism(args: SolarSFTConfig, accelerator: Accelerator) -> None:
                 "`alignment_objective='none'`."
             )
     kind = accelerator.distributed_type.value
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
+    if kind in ("MEGATRON_LM", "XLA"):
         raise ValueError(
-            f"The distributed type is {kind}, which `SolarSFTTrainer` does not support yet: ranks that miss pivots "
-            "would run more forward passes than the others. Launch with DDP (`accelerate launch --multi_gpu`), or set "
+            f"The distributed type is {kind}, which `SolarSFTTrainer` does not support. Launch with DDP, FSDP2 or "
+            "DeepSpeed, or set `alignment_objective='none'`."
+        )
+    if kind == "FSDP" and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP1 flattens the weights that the fused head reads, which `SolarSFTTrainer` does not support. Use "
+            "FSDP2 (`fsdp_version: 2` in the accelerate config or in `fsdp_config`), or set "
             "`alignment_objective='none'`."
         )
     reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
@@ -94,27 +107,47 @@ def check_parallelism(args: SolarSFTConfig, accelerator: Accelerator) -> None:
         )
 
 
-def check_dataset(dataset: Any, name: str) -> None:
+def check_dataset(dataset: Any, name: str, streaming: bool = False) -> None:
     """
     Refuse datasets whose rows cannot be paired.
 
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            The dataset.
+        name (`str`):
+            What to call it in messages.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether it may be a stream whose rows carry their pivots.
+
     Raises:
-        TypeError: If the dataset is streaming, or no dataset at all.
-        ValueError: If it is a vision dataset.
+        TypeError: If the dataset is a stream that may not be one or does not carry pivots, or no dataset at all.
+        ValueError: If it is a vision dataset, or a stream that was split over ranks.
     """
-    if isinstance(dataset, IterableDataset):
-        raise TypeError(
-            f"The {name} is an `IterableDataset`; pairs need random access to rows, so streaming is not supported "
-            "yet. Load it with `streaming=False`, or set `alignment_objective='none'`."
-        )
     if isinstance(dataset, dict):
         raise TypeError(
             f"The {name} is a `{type(dataset).__name__}` of {', '.join(map(repr, dataset))}; pass one of them, e.g. "
             f"`dataset[{next(iter(dataset), 'train')!r}]`."
         )
-    if not isinstance(dataset, Dataset):
+    if not isinstance(dataset, (Dataset, IterableDataset)):
         raise TypeError(f"The {name} must be a `datasets.Dataset`, got `{type(dataset).__name__}`.")
-    images = [column for column in ("image", "images") if column in dataset.column_names]
+    if isinstance(dataset, IterableDataset) and not streaming:
+        raise TypeError(
+            f"The {name} is an `IterableDataset`; pivots are looked up by id, so they cannot be streamed. Load it "
+            "with `streaming=False`."
+        )
+    names = column_names(dataset)
+    if isinstance(dataset, IterableDataset) and CARRIED_PIVOT_COLUMN not in names:
+        raise TypeError(
+            f"The {name} is an `IterableDataset` without a column {CARRIED_PIVOT_COLUMN!r}: in a stream there is no "
+            "looking up, each row must carry its pivot. Pass it through `solar_trl.data.carry_pivots`, load it with "
+            "`streaming=False`, or set `alignment_objective='none'`."
+        )
+    if isinstance(dataset, IterableDataset) and is_split_by_node(dataset):
+        raise ValueError(
+            f"The {name} was split with `split_dataset_by_node`. Each rank is given its part of a stream by the "
+            "trainer, so that it would be split twice, and rows would be lost. Pass the whole stream."
+        )
+    images = [column for column in ("image", "images") if column in names]
     if images:
         raise ValueError(
             f"The {name} has the column {images[0]!r}: vision datasets are not supported with alignment. Remove the "
@@ -186,13 +219,15 @@ def check_collator(collator: Callable, rows: list[dict[str, Any]]) -> None:
         ValueError: Naming what is wrong with the batch.
     """
     batch = collator(rows)
+    flattens = getattr(collator, "padding_free", False)
+    expected = f"({'1' if flattens else len(rows)}, length)"
     for key in ("input_ids", "labels"):
         value = batch.get(key)
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-        if shape is None or len(shape) != 2 or shape[0] != len(rows):
+        if shape is None or len(shape) != 2 or shape[0] != (1 if flattens else len(rows)):
             got = f"a tensor of shape {shape}" if shape else f"`{type(value).__name__}`"
             raise ValueError(
                 f"`data_collator` ({type(collator).__name__}) hides the pairing: for {len(rows)} examples it returns "
-                f"{key!r} as {got}, expected a tensor of shape ({len(rows)}, length). Use a collator that pads one "
-                "row per example in order, or leave `data_collator` unset."
+                f"{key!r} as {got}, expected a tensor of shape {expected}. Use a collator that pads one row per "
+                "example in order, or leave `data_collator` unset."
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+
+from ._logging import get_logger
 
 
 class AlignmentMeter:
@@ -116,3 +119,60 @@ class AlignmentMeter:
             if pairs:
                 logs[f"pivot_similarity/{language}"] = similarity / pairs
         return logs
+
+
+class TrainingAlarms:
+    """
+    Warns once when what is logged shows that training went wrong.
+
+    - Collapse: the between-item variance of the pivot summaries has fallen by [`COLLAPSE`] since its largest value.
+      The summaries of all items are then nearly the same, which meets the alignment term without aligning anything.
+    - A value that is not finite, which the Trainer leaves out of its own `loss` (`logging_nan_inf_filter`).
+    """
+
+    COLLAPSE = 100.0
+    # Windows in a row: with few pairs each, a single one can hold items that are alike
+    PATIENCE = 3
+    # Below this there was but one item in the window, which varies by rounding alone
+    ONE_ITEM = 1e-12
+
+    def __init__(self):
+        self._largest = 0.0
+        self._low = 0
+        self._warned: set[str] = set()
+
+    def check(self, logs: dict[str, float], step: int) -> None:
+        """
+        Look at the values of a logging window.
+
+        Args:
+            logs (`dict[str, float]`):
+                Names and values, as [`AlignmentMeter.compute`] returns them.
+            step (`int`):
+                Optimizer step, for the message.
+        """
+        bad = [name for name, value in logs.items() if not math.isfinite(value)]
+        if bad:
+            self._warn(
+                "finite",
+                f"At step {step}, {', '.join(f'`{name}` is {logs[name]}' for name in bad)}: the model gives values "
+                "that are not finite. Lower the learning rate, look for broken rows, or train in bf16, not fp16.",
+            )
+        variance = logs.get("summary_variance")
+        if variance is None or not math.isfinite(variance) or variance < self.ONE_ITEM:
+            return
+        self._low = self._low + 1 if variance < self._largest / self.COLLAPSE else 0
+        if self._low == self.PATIENCE:
+            self._warn(
+                "collapse",
+                f"At step {step}, `summary_variance` is {variance:.2g}, less than 1/{self.COLLAPSE:.0f} of the "
+                f"{self._largest:.2g} that it was: the summaries of all items are collapsing onto one point. Lower "
+                "`alignment_weight`, let it decay (`alignment_schedule='linear_decay'`), or keep "
+                "`detach_embeddings=False`.",
+            )
+        self._largest = max(self._largest, variance)
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            get_logger().warning(message)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from accelerate.utils import DistributedType
+from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -18,21 +21,25 @@ from trl import SFTTrainer
 from . import checks
 from ._compat import base_model, loss_is_divided_by_accumulation
 from ._logging import get_logger
+from .checkpoints import checkpoint_to_resume
 from .config import SolarSFTConfig
 from .data import (
     ALIGNMENT_KEY,
     PAIRING_COLUMNS,
     PIVOT_COLUMN,
+    TOKENIZED_PIVOT_COLUMN,
     DataCollatorForPivotAlignment,
     PairingColumns,
     PairingSession,
     ParallelGroupSampler,
+    in_one_shard,
     without_pairing,
 )
-from .metrics import AlignmentMeter
+from .metrics import AlignmentMeter, TrainingAlarms
 from .model_card import PAPER, add_alignment_section
 from .modeling import Pooling, add_soft_token_head
 from .objectives import pair_distances, scheduled_weight
+from .sequence_tokens import SequenceTokens, first_row
 
 
 class _RecordingProxy:
@@ -96,10 +103,13 @@ class SolarSFTTrainer(SFTTrainer):
             field and gets the default alignment settings.
         data_collator (callable, *optional*):
             Collator that pads one row per example, in order. [`DataCollatorForPivotAlignment`] is put around it.
-        train_dataset ([`~datasets.Dataset`]):
-            Rows in any format that TRL takes, one per language, with a language and a parallel-id column.
-        eval_dataset ([`~datasets.Dataset`] or dict of them, *optional*):
-            The same. Sets without these columns, or of one language, get the SFT metrics alone.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows in any format that TRL takes, one per language, with a language and a parallel-id column. The rows of
+            a stream carry their pivots: pass it through [`~solar_trl.data.carry_pivots`]. It is read in its own order
+            (`pivot_batching` has nothing to sort), `max_steps` long, and starts anew when it ends.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or dict of them, *optional*):
+            The same. Sets without these columns, of one language, or streams whose rows carry no pivots get the SFT
+            metrics alone.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer.
         pivot_dataset ([`~datasets.Dataset`], *optional*):
@@ -113,7 +123,7 @@ class SolarSFTTrainer(SFTTrainer):
     Raises:
         ValueError: For settings under which the alignment would be lost or wrong, and for data in which nothing pairs;
             each message names the value and the way out.
-        TypeError: For streaming datasets, and for languages or ids of a wrong type.
+        TypeError: For streams whose rows do not carry their pivots, and for languages or ids of a wrong type.
 
     Example:
 
@@ -145,8 +155,8 @@ class SolarSFTTrainer(SFTTrainer):
         model: str | PreTrainedModel,
         args: SolarSFTConfig | TrainingArguments | None = None,
         data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
         processing_class=None,
         *,
         pivot_dataset: Dataset | None = None,
@@ -159,8 +169,10 @@ class SolarSFTTrainer(SFTTrainer):
         args = SolarSFTConfig.from_arguments(args)
         self._pairs: PairingSession | None = None  # `None` while alignment is off
         if args.objective is not None and train_dataset is not None:
-            checks.check_arguments(args, kwargs.get("compute_loss_func"))
-            checks.check_dataset(train_dataset, "train dataset")
+            checks.check_arguments(
+                args, kwargs.get("compute_loss_func"), streaming=isinstance(train_dataset, IterableDataset)
+            )
+            checks.check_dataset(train_dataset, "train dataset", streaming=True)
             checks.check_eval_pivots(eval_pivot_dataset, eval_dataset)
             if pivot_dataset is not None:
                 checks.check_dataset(pivot_dataset, "pivot dataset")
@@ -172,18 +184,21 @@ class SolarSFTTrainer(SFTTrainer):
                 max_length=args.max_length,
                 seed=_data_seed(args),
                 all_columns=not args.remove_unused_columns,
+                packing=args.packing,
+                eval_packing=args.packing if args.eval_packing is None else args.eval_packing,
             )
             session.check(train_dataset, pivot_dataset)
 
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
+        with _undispatched(args):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                **kwargs,
+            )
         if args.objective is not None:
             checks.check_parallelism(args, self.accelerator)
             checks.check_model(base_model(self.model), args)
@@ -192,6 +207,7 @@ class SolarSFTTrainer(SFTTrainer):
             add_soft_token_head(base_model(self.model))
             self._weight = 0.0  # λ of the latest loss
             self._meters = {mode: AlignmentMeter(self._sum_over_ranks) for mode in ("train", "eval")}
+            self._alarms = TrainingAlarms()
             self._metric_prefix = "eval"
             self._sampler: ParallelGroupSampler | None = None
             self.add_callback(_EpochCallback(self._set_epoch))
@@ -206,24 +222,34 @@ class SolarSFTTrainer(SFTTrainer):
     ) -> None:
         """Resolve the pairs of the prepared datasets, and put the pairing collator around the padding one."""
         self._pairs = pairs
+        stream = None
+        if isinstance(self.train_dataset, IterableDataset):
+            stream = pairs.pair_train_stream(self.train_dataset, self._prepare_carried_pivots)
+            self.train_dataset = stream.dataset
         # Adding columns may write to the cache, so one process goes first
         with self.args.main_process_first(desc="pairing"):
             pivots = self._prepare_pivots(pivot_dataset, "train")
-            self.train_dataset = pairs.pair_train(self.train_dataset, pivots)
+            if stream is None:
+                self.train_dataset = pairs.pair_train(self.train_dataset, pivots)
             eval_pivots = _map(eval_pivot_dataset, self._prepare_pivots)
 
-            def pair_eval(dataset: Dataset, name: str) -> Dataset:
+            def pair_eval(dataset: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
                 own = eval_pivots.get(name) if isinstance(eval_pivots, dict) else eval_pivots
-                return pairs.pair_eval(dataset, f"{name} dataset", own)
+                return self._pair_eval(dataset, f"{name} dataset", own)
 
             self.eval_dataset = _map(self.eval_dataset, pair_eval)
         # As the collator will see them: rows of the training set, and pivots on their own
-        rows = self._remove_unused_columns(self.train_dataset, description="training")
-        rows = without_pairing(rows).select(range(min(2, len(rows))))
-        checks.check_collator(self.data_collator, list(rows))
-        checks.check_collator(self.data_collator, [pairs.table[0]] * 2)
+        if stream is None:
+            rows = self._remove_unused_columns(self.train_dataset, description="training")
+            sample, pivot = list(without_pairing(rows).select(range(min(2, len(rows))))), pairs.table[0]
+        else:
+            self._set_signature_columns_if_needed()
+            sample = stream.sample(self._signature_columns if self.args.remove_unused_columns else None)
+            pivot = stream.pivot
+        checks.check_collator(self.data_collator, sample)
+        checks.check_collator(self.data_collator, [pivot] * 2)
         self.data_collator = DataCollatorForPivotAlignment(self.data_collator, pairs.table)
-        masks_prompts = _masks_prompts(self.train_dataset)
+        masks_prompts = _masks_prompts(self.train_dataset if stream is None else stream.head)
         if pivots is not None and _masks_prompts(pivots) != masks_prompts:
             get_logger().warning(
                 "Prompts are left out of the loss in only one of the train dataset and its pivot dataset, so "
@@ -236,6 +262,11 @@ class SolarSFTTrainer(SFTTrainer):
                 "`assistant_only_loss=True`."
             )
 
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        # TRL's packing drops the ids; ours comes after the pairs are known
+        packing = packing and args.objective is None
+        return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
     def _prepare_pivots(self, dataset: Dataset | None, name: str) -> Dataset | None:
         """Tokenize a pivot dataset as the rows of the set that it belongs to."""
         if dataset is None or self._skip_prepare_dataset:
@@ -244,6 +275,23 @@ class SolarSFTTrainer(SFTTrainer):
         return self._prepare_dataset(
             dataset, self.processing_class, self.args, False, self._formatting_func, f"{name} pivot"
         )
+
+    def _prepare_carried_pivots(self, stand_in: IterableDataset) -> IterableDataset:
+        """Tokenize the pivots that the rows of a stream carry as these rows."""
+        if self._skip_prepare_dataset:
+            return stand_in
+        args = copy.copy(self.args)
+        args.shuffle_dataset = False
+        return self._prepare_dataset(stand_in, self.processing_class, args, False, self._formatting_func, "pivot")
+
+    def _pair_eval(
+        self, dataset: Dataset | IterableDataset, name: str, pivots: Dataset | None
+    ) -> Dataset | IterableDataset:
+        if isinstance(dataset, Dataset):
+            return self._session.pair_eval(dataset, name, pivots)
+        dataset = self._session.pair_eval_stream(dataset, name, pivots, self._prepare_carried_pivots)
+        # Shards differ in length, and every batch of an evaluation is gathered from all ranks
+        return in_one_shard(dataset) if self.accelerator.num_processes > 1 else dataset
 
     @property
     def _session(self) -> PairingSession:
@@ -258,16 +306,33 @@ class SolarSFTTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if self._pairs is not None:
-            self._signature_columns += [name for name in PAIRING_COLUMNS if name not in self._signature_columns]
+            added = (*PAIRING_COLUMNS, TOKENIZED_PIVOT_COLUMN)
+            self._signature_columns += [name for name in added if name not in self._signature_columns]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if self._pairs is None or self.args.pivot_batching != "grouped":
+        # Packed rows hold whole items already
+        if self._pairs is None or self.args.pivot_batching != "grouped" or self.args.packing:
             return super()._get_train_sampler(train_dataset)
         dataset = self.train_dataset if train_dataset is None else train_dataset
         # All rows of an item carry its first pivot. `_train_batch_size` follows `auto_find_batch_size`.
         groups = np.asarray(dataset.with_format("numpy")[PIVOT_COLUMN][:])
         self._sampler = ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
         return self._sampler
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        if resume_from_checkpoint:
+            resume_from_checkpoint = checkpoint_to_resume(
+                resume_from_checkpoint, self.args.output_dir, self.args.save_only_model
+            )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        # TRL trains adapters of quantized models in bfloat16, but PEFT loads them in float32
+        dtypes = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != dtypes.get(name, parameter.dtype):
+                parameter.data = parameter.data.to(dtypes[name])
 
     def get_train_dataloader(self) -> DataLoader:
         if self._pairs is not None and not self._pairs.knows(self.train_dataset):
@@ -279,8 +344,8 @@ class SolarSFTTrainer(SFTTrainer):
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         # A dataset that was passed to `evaluate`, not to the constructor: its pivots must be among its own rows
-        if self._pairs is not None and isinstance(eval_dataset, Dataset):
-            eval_dataset = self._pairs.pair_eval(eval_dataset, "eval dataset", None)
+        if self._pairs is not None and isinstance(eval_dataset, (Dataset, IterableDataset)):
+            eval_dataset = self._pair_eval(eval_dataset, "eval dataset", None)
         return super().get_eval_dataloader(eval_dataset)
 
     def evaluate(
@@ -307,9 +372,11 @@ class SolarSFTTrainer(SFTTrainer):
         if alignments:
             # The whole optimizer step is at hand here: its pairs, over all micro-batches and ranks
             pairs = sum(alignment["examples"].numel() for alignment in alignments)
-            pairs_in_step = self._sum_over_ranks(torch.tensor(float(pairs), device=device))
-            for alignment in alignments:
-                alignment["pairs_in_step"] = pairs_in_step
+            appends = [alignment["pivot_batch"] is not None for alignment in alignments]
+            counts = self._sum_over_ranks(torch.tensor([pairs, *appends], dtype=torch.float32, device=device))
+            any_appends = counts[1:].tolist() if self._shards_weights else appends
+            for alignment, appended in zip(alignments, any_appends, strict=True):
+                alignment["pairs_in_step"], alignment["any_rank_appends"] = counts[0], bool(appended)
         return batches, num_items_in_batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -323,8 +390,8 @@ class SolarSFTTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         # Before the main forward, whose activations stay: the peak of both is then lower
-        appended = self._summarize_pivots(alignment["pivot_batch"])
-        proxy = _RecordingProxy(model, self._pooling(alignment["rows"], inputs["labels"]))
+        appended = self._summarize_pivots(alignment, inputs)
+        proxy = _RecordingProxy(model, self._pooling(alignment["tokens"], alignment["rows"]))
         result = super().compute_loss(proxy, inputs, return_outputs, num_items_in_batch)
         outputs = proxy.outputs
 
@@ -360,25 +427,42 @@ class SolarSFTTrainer(SFTTrainer):
         args = self.args
         return scheduled_weight(args.alignment_weight, args.alignment_schedule, args.alignment_warmup_ratio, progress)
 
-    def _pooling(self, rows: Iterable[int], labels: torch.Tensor, statistics: bool = True) -> Pooling:
+    def _pooling(self, tokens: SequenceTokens, rows: Iterable[int], statistics: bool = True) -> Pooling:
         return Pooling(
+            tokens=tokens,
             rows=tuple(rows),
-            width=labels.size(1),
             statistics=statistics,
             temperature=self.args.soft_token_temperature,
             top_k=self.args.soft_token_top_k,
             detach_embeddings=self.args.detach_embeddings,
+            tile_bytes=self.args.logits_tile_mib * 2**20,
         )
 
-    def _summarize_pivots(self, batch: dict[str, torch.Tensor] | None) -> torch.Tensor | None:
+    def _summarize_pivots(self, alignment: dict[str, Any], inputs: dict[str, Any]) -> torch.Tensor | None:
         """Summaries of pivots that are not in the batch, `(A, d)`, from a forward of their own."""
+        batch, tokens = alignment["pivot_batch"], alignment["pivot_tokens"]
+        rows = range(0 if batch is None else len(tokens.counts))
+        if batch is None and self._shards_weights and self._any_rank_appends(alignment):
+            # Ranks gather the weights together, so those that miss no pivot come along with any row of theirs
+            batch, tokens = first_row(inputs, alignment["tokens"])
         if batch is None:
             return None
-        pooling = self._pooling(range(len(batch["labels"])), batch["labels"], statistics=False)
+        pooling = self._pooling(tokens, rows, statistics=False)
         # The unwrapped model: a forward through DDP on some ranks only would wait for the others forever
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.args.detach_pivot):
             outputs = self.model(**batch, soft_token_pooling=pooling)
         return outputs.summaries
+
+    def _any_rank_appends(self, alignment: dict[str, Any]) -> bool:
+        if "any_rank_appends" not in alignment:  # evaluation
+            appends = torch.tensor(float(alignment["pivot_batch"] is not None), device=self.args.device)
+            alignment["any_rank_appends"] = bool(self._sum_over_ranks(appends))
+        return alignment["any_rank_appends"]
+
+    @property
+    def _shards_weights(self) -> bool:
+        """Whether a forward pass is a collective operation."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
     # Logs
 
@@ -397,20 +481,24 @@ class SolarSFTTrainer(SFTTrainer):
         token_loss = -outputs.log_probs
         if self.args.loss_type == "dft":
             token_loss = token_loss * outputs.log_probs.exp()
+        loss, counts = (
+            _sum_by_example(x, alignment["positions"], len(alignment["languages"]))
+            for x in (token_loss, outputs.label_mask)
+        )
         training, device = self.model.training, aligned.device
         row_weights = pair_weights = None
         state = self.accelerator.gradient_state
         if not training and self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
             # accelerate fills up the last batch with rows that were already counted
-            batch_size = outputs.log_probs.size(0)
-            real = state.remainder - self.accelerator.process_index * batch_size
-            row_weights = (torch.arange(batch_size, device=device) < real).to(torch.float32)
+            owners = torch.tensor(alignment["dataset_rows"], device=device)
+            real = state.remainder - self.accelerator.process_index * (int(owners[-1]) + 1)
+            row_weights = (owners < real).to(torch.float32)
             rows = torch.tensor(alignment["rows"], device=device, dtype=torch.int64)
             pair_weights = row_weights[rows[alignment["examples"].to(device)]]
         self._meters["train" if training else "eval"].update(
             n_languages=len(self._session.languages),
-            token_loss=token_loss.sum(1),
-            token_counts=outputs.label_mask.sum(1),
+            token_loss=loss,
+            token_counts=counts,
             languages=alignment["languages"].to(device),
             distances=distances,
             similarities=F.cosine_similarity(aligned, pivots, dim=-1),
@@ -429,6 +517,7 @@ class SolarSFTTrainer(SFTTrainer):
             meter = self._meters["eval" if evaluation else "train"]
             values = meter.compute(self._pairs.languages)
             if values and not evaluation:
+                self._alarms.check(values, self.state.global_step)
                 values["alignment_weight"] = self._weight
             logs.update({prefix + name: value for name, value in values.items()} if evaluation else values)
             meter.reset()
@@ -439,12 +528,41 @@ class SolarSFTTrainer(SFTTrainer):
     ):
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
         if self.is_world_process_zero():
-            report = None if self._pairs is None else self._pairs.reports["train dataset"]
+            # There is none on the whole of a stream
+            report = None if self._pairs is None else self._pairs.reports.get("train dataset")
             add_alignment_section(os.path.join(self.args.output_dir, "README.md"), self.args, report)
 
 
 def _data_seed(args: SolarSFTConfig) -> int:
     return args.seed if args.data_seed is None else args.data_seed
+
+
+@contextmanager
+def _undispatched(args: SolarSFTConfig) -> Iterator[None]:
+    """
+    Have each rank make its own batches while the accelerator is set up: by default those of streams are made on one
+    rank and cut into tensors for the others, which would lose the pairing. The user's arguments stay as they were.
+    """
+    config = args.accelerator_config
+    dispatch = getattr(config, "dispatch_batches", None)
+    if args.objective is None or not hasattr(config, "dispatch_batches"):
+        yield
+        return
+    try:
+        config.dispatch_batches = False
+        yield
+    finally:
+        config.dispatch_batches = dispatch
+
+
+def _sum_by_example(values: torch.Tensor, positions: torch.Tensor | None, n_examples: int) -> torch.Tensor:
+    """Sum of `(B, T)` values over each example: a row, or part of the only row."""
+    if positions is None:
+        return values.sum(1)
+    # Values stand for the tokens that the positions predict
+    owners = positions[-values.size(1) :].to(values.device)
+    values = values[0].to(torch.float32)
+    return values.new_zeros(n_examples).index_add_(0, owners, values)
 
 
 def _map(datasets: Any, function: Callable[[Any, str], Any]) -> Any:
@@ -454,8 +572,10 @@ def _map(datasets: Any, function: Callable[[Any, str], Any]) -> Any:
     return None if datasets is None else function(datasets, "eval")
 
 
-def _masks_prompts(dataset: Dataset) -> bool:
+def _masks_prompts(rows: Dataset | list[dict[str, Any]]) -> bool:
     """Whether any token is left out of the loss, in the first rows."""
-    if "labels" not in dataset.column_names:
-        return False
-    return any(-100 in labels for labels in dataset.select(range(min(len(dataset), 1000)))["labels"])
+    if isinstance(rows, Dataset):
+        if "labels" not in rows.column_names:
+            return False
+        rows = list(rows.select(range(min(len(rows), 1000))).select_columns("labels"))
+    return any(-100 in row["labels"] for row in rows if row.get("labels") is not None)

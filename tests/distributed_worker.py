@@ -1,6 +1,7 @@
 """One optimizer step and one evaluation, on however many ranks it was launched; rank 0 saves what it saw."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,11 +9,14 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch
-from datasets import Dataset
+from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset
 from helpers import SPEC, GradientRecorder, solar_trainer, token_rows
 from models import tiny_model
 from peft import LoraConfig
 from tiny_tokenizer import train_tokenizer
+
+from solar_trl.data import carry_pivots
 
 
 def main(options: dict, out: str) -> None:
@@ -23,15 +27,35 @@ def main(options: dict, out: str) -> None:
     if lora:
         kwargs["peft_config"] = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], init_lora_weights=False)
     rows = token_rows(SPEC) if options["pivot_batching"] == "grouped" else sorted_rows()
+    eval_dataset = Dataset.from_list(token_rows([*SPEC, ("th", 2)], seed=5))
+    if num_shards := options.pop("stream", None):
+        stream_rows = token_rows([(language, item) for item in range(8) for language in ("sw", "en", "th")])
+        rows = carry_pivots(Dataset.from_list(stream_rows).to_iterable_dataset(num_shards))
+        # Shards of 21 rows and of 3
+        uneven = IterableDataset.from_generator(
+            lambda shards: (dict(row) for shard in shards for row in shard),
+            gen_kwargs={"shards": [tuple(stream_rows[:21]), tuple(stream_rows[21:])]},
+        )
+        eval_dataset = carry_pivots(uneven)
     trainer = solar_trainer(
         tiny_model("qwen3"),
         rows,
         train_tokenizer(),
         Path(out).parent,
         config={"max_steps": 1, "alignment_weight": 3.0, "per_device_eval_batch_size": 2, **options},
-        eval_dataset=Dataset.from_list(token_rows([*SPEC, ("th", 2)], seed=5)),
+        eval_dataset=eval_dataset,
         **kwargs,
     )
+    seen: list[list[int]] = []  # the rows that this rank trained on
+    compute_loss = trainer.compute_loss
+
+    def record(model, inputs, *args, **kwargs):
+        if model.training and num_shards:
+            mask = inputs["attention_mask"].bool()
+            seen.extend(ids[kept].tolist() for ids, kept in zip(inputs["input_ids"], mask, strict=True))
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = record
     if resume_test:
         checkpoint = None if resume_from is None else f"{trainer.args.output_dir}/checkpoint-{resume_from}"
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -50,6 +74,7 @@ def main(options: dict, out: str) -> None:
     trainer.add_callback(recorder)
     trainer.train()
     metrics = trainer.evaluate()
+    rows_by_rank = gather_object([seen])
     if trainer.is_world_process_zero():
         log = trainer.state.log_history[0]
         torch.save(
@@ -59,6 +84,8 @@ def main(options: dict, out: str) -> None:
                 "logs": log,
                 "sum_of_pairs": log["aligned_pairs"],
                 "eval": metrics,
+                "rows": rows_by_rank,
+                "all_rows": [row["input_ids"] for row in stream_rows] if num_shards else [],
             },
             out,
         )
@@ -76,3 +103,7 @@ if __name__ == "__main__":
         # A rank that leaves while the other still works can be aborted on its way out
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        # Threads of the backend that outlive it abort the interpreter on its way out, now and then
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

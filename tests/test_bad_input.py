@@ -44,10 +44,10 @@ def test_config(field, value, error, message, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"packing": True}, "`packing=True` (`packing_strategy='bfd'`)"),
-        ({"packing": True, "packing_strategy": "wrapped"}, "'wrapped'"),
-        ({"eval_packing": True}, "`eval_packing=True`"),
-        ({"padding_free": True, "max_length": None}, "`padding_free=True`"),
+        ({"packing": True, "packing_strategy": "wrapped"}, "`packing=True` with `packing_strategy='wrapped'`"),
+        ({"packing": True, "packing_strategy": "bfd_split"}, "`packing_strategy='bfd_split'`"),
+        ({"eval_packing": True, "packing_strategy": "wrapped"}, "`eval_packing=True`"),
+        ({"packing": True, "max_length": None}, "`packing=True` needs a `max_length`"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1"),
         (BY_LENGTH, "'group_by_length'"),
         ({"accelerator_config": {"split_batches": True}}, "`split_batches=True`"),
@@ -166,10 +166,12 @@ def test_reentrant_checkpointing_under_ddp():
         check_parallelism(args, accelerator)
     accelerator.num_processes = 1
     check_parallelism(args, accelerator)
-    for kind in ("FSDP", "DEEPSPEED"):
-        accelerator.distributed_type.value = kind
-        with pytest.raises(ValueError, match=kind):
+    for kind, message in (("FSDP", "FSDP1"), ("XLA", "XLA"), ("MEGATRON_LM", "MEGATRON_LM")):
+        accelerator.distributed_type.value, accelerator.is_fsdp2 = kind, False
+        with pytest.raises(ValueError, match=message):
             check_parallelism(args, accelerator)
+    accelerator.distributed_type.value, accelerator.is_fsdp2 = "FSDP", True
+    check_parallelism(args, accelerator)
     accelerator.parallelism_config = SimpleNamespace(tp_enabled=True, tp_size=2)
     with pytest.raises(ValueError, match="`tp_size=2`"):
         check_parallelism(args, accelerator)

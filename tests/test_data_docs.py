@@ -25,6 +25,7 @@ PAIRS = {
     "Wide rows with suffixes": 2,
     "Language and number in one id": 1,
     "No ids, English first": 3,
+    "Streams": 8,  # 2 in each pass, of which a batch takes four
     "Language names": 2,
     "Is it parallel?": 3,
 }

@@ -1,6 +1,7 @@
 """Parallel data: from published layouts to pairs, the collator and the sampler."""
 
 from .collator import ALIGNMENT_KEY, DataCollatorForPivotAlignment
+from .example_iterables import in_one_shard
 from .formats import to_long_format
 from .ids import assign_parallel_id, split_id
 from .join import concatenate_parallel
@@ -14,12 +15,15 @@ from .report import LanguageReport, PairingReport
 from .resolve import NothingToAlign, ResolvedPairs, resolve_pairs
 from .sampler import ParallelGroupSampler
 from .session import PairingSession
+from .stream_pairs import TOKENIZED_PIVOT_COLUMN
+from .streaming import carry_pivots
 
 
 __all__ = [
     "ALIGNMENT_KEY",
     "PAIRING_COLUMNS",
     "PIVOT_COLUMN",
+    "TOKENIZED_PIVOT_COLUMN",
     "DataCollatorForPivotAlignment",
     "LanguageReport",
     "NothingToAlign",
@@ -32,11 +36,13 @@ __all__ = [
     "ResolvedPairs",
     "assign_parallel_id",
     "attach_pairs",
+    "carry_pivots",
     "concatenate_parallel",
     "extract_numbers",
     "filter_parallel",
     "final_number",
     "find_pivots",
+    "in_one_shard",
     "normalize_language",
     "normalize_languages",
     "parallel_report",

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from datasets import Dataset
+from collections.abc import Callable
+
+from datasets import Dataset, IterableDataset
 
 from .._logging import get_logger
+from .example_iterables import endless
+from .packing import pack_pairs
 from .pairing import PairingColumns
 from .pivots import PivotTable, attach_pairs
 from .report import PairingReport
 from .resolve import NothingToAlign, resolve_pairs
+from .stream_head import PairedStream, pair_stream, peek, require_carried_pivots
+from .streaming import CARRIED_PIVOT_COLUMN
+from .tables import column_names
 
 
 class PairingSession:
@@ -31,6 +38,8 @@ class PairingSession:
             Seed of sampled pivots.
         all_columns (`bool`, *optional*, defaults to `False`):
             Whether the collator may read more than the tokens of a pivot.
+        packing (`bool`, *optional*, defaults to `False`), eval_packing (`bool`, *optional*, defaults to `False`):
+            Whether paired rows are packed into sequences of `max_length` tokens.
     """
 
     def __init__(
@@ -42,30 +51,71 @@ class PairingSession:
         max_length: int | None,
         seed: int,
         all_columns: bool = False,
+        packing: bool = False,
+        eval_packing: bool = False,
     ):
         self.columns = columns
         self.missing_pivot = missing_pivot
         self.multiple_pivots = multiple_pivots
         self.truncated_pairs = truncated_pairs
         self.max_length = max_length
+        self.packing = packing
+        self.eval_packing = eval_packing
         self.table = PivotTable(seed, all_columns)
-        self._paired: list[Dataset] = []
+        self._paired: list[Dataset | IterableDataset] = []
         self.languages: list[str] = []
         self.reports: dict[str, PairingReport] = {}
 
-    def check(self, dataset: Dataset, pivot_dataset: Dataset | None) -> None:
+    def check(self, dataset: Dataset | IterableDataset, pivot_dataset: Dataset | None) -> None:
         """Raise what the raw training rows already show to be wrong, before a model is loaded or a text tokenized."""
+        if isinstance(dataset, IterableDataset):
+            _refuse_pivot_dataset("train dataset", pivot_dataset)
+            if self.multiple_pivots == "sample":
+                raise ValueError(
+                    "`multiple_pivots='sample'` draws among all pivots of an item, but a row of a stream carries one. "
+                    "Choose it with `carry_pivots(..., multiple_pivots='first')`, and leave `multiple_pivots` at "
+                    "'error' here."
+                )
+            require_carried_pivots(peek(dataset), self.columns, "train dataset")
+            return
         resolve_pairs(dataset, self.columns, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
 
     def pair_train(self, dataset: Dataset, pivot_dataset: Dataset | None) -> Dataset:
         """Resolve the pairs of the prepared training rows; raises if nothing pairs."""
-        return self._pair(dataset, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
+        paired = self._pair(dataset, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
+        return self._keep(paired, self.packing)
+
+    def pair_train_stream(
+        self, dataset: IterableDataset, prepare: Callable[[IterableDataset], IterableDataset]
+    ) -> PairedStream:
+        """Add their pairs to prepared training rows that carry their pivot, without end; raises if nothing pairs."""
+        stream = self._pair_stream(dataset, "train dataset", prepare, self.missing_pivot)
+        stream.dataset = endless(stream.dataset)
+        self._paired.append(stream.dataset)
+        return stream
+
+    def pair_eval_stream(
+        self,
+        dataset: IterableDataset,
+        name: str,
+        pivot_dataset: Dataset | None,
+        prepare: Callable[[IterableDataset], IterableDataset],
+    ) -> IterableDataset:
+        """The same for prepared evaluation rows; without pivots they come back as they are, with one notice."""
+        _refuse_pivot_dataset(name, pivot_dataset)
+        names = column_names(dataset)
+        lacking = [column for column in (self.columns.language, CARRIED_PIVOT_COLUMN) if column not in names]
+        reason = f"it is streaming and has no column {lacking[0]!r} (see `carry_pivots`)" if lacking else None
+        if reason is None:
+            try:
+                return self._pair_stream(dataset, name, prepare, "keep").dataset
+            except NothingToAlign as error:
+                reason = str(error)
+        get_logger().warning(f"The {name} gets the SFT metrics only, without alignment: {reason}")
+        return dataset
 
     def pair_eval(self, dataset: Dataset, name: str, pivot_dataset: Dataset | None) -> Dataset:
         """Resolve the pairs of prepared evaluation rows; without any, they come back as they are, with one notice."""
-        if not isinstance(dataset, Dataset):
-            get_logger().warning(f"The {name} is streaming: it gets the SFT metrics only.")
-            return dataset
         if self.knows(dataset):
             return dataset
         lacking = [column for column in self.columns.names if column not in dataset.column_names]
@@ -73,13 +123,13 @@ class PairingSession:
         if reason is None:
             policy = "first" if self.multiple_pivots == "sample" else self.multiple_pivots
             try:
-                return self._pair(dataset, name, pivot_dataset, "keep", policy)
+                return self._keep(self._pair(dataset, name, pivot_dataset, "keep", policy), self.eval_packing)
             except NothingToAlign as error:
                 reason = str(error)
         get_logger().warning(f"The {name} gets the SFT metrics only, without alignment: {reason}")
         return dataset
 
-    def knows(self, dataset: Dataset) -> bool:
+    def knows(self, dataset: Dataset | IterableDataset) -> bool:
         """Whether this very dataset came out of this session (pairing columns alone can be another trainer's)."""
         return any(dataset is paired for paired in self._paired)
 
@@ -88,6 +138,28 @@ class PairingSession:
         while len(self.table) > size:
             self.table.truncate_last()
             self._paired.pop()
+
+    def _pair_stream(
+        self,
+        dataset: IterableDataset,
+        name: str,
+        prepare: Callable[[IterableDataset], IterableDataset],
+        missing_pivot: str,
+    ) -> PairedStream:
+        stream = pair_stream(
+            dataset,
+            name,
+            self.columns,
+            prepare,
+            self.languages,
+            missing_pivot,
+            self.truncated_pairs,
+            self.max_length,
+            self.table.all_columns,
+        )
+        self.reports[stream.report.name] = stream.report
+        get_logger().info(str(stream.report))
+        return stream
 
     def _pair(
         self, dataset: Dataset, name: str, pivot_dataset: Dataset | None, missing_pivot: str, multiple_pivots: str
@@ -105,6 +177,20 @@ class PairingSession:
         offset = self.table.add(dataset if pivot_dataset is None else pivot_dataset, pairs)
         self.reports[name] = pairs.report
         get_logger().info(str(pairs.report))
-        paired = attach_pairs(dataset, pairs, offset, self.languages)
+        return attach_pairs(dataset, pairs, offset, self.languages)
+
+    def _keep(self, paired: Dataset, packing: bool) -> Dataset:
+        if packing:
+            assert self.max_length is not None, "packing needs a length"
+            paired = pack_pairs(paired, self.max_length)
         self._paired.append(paired)
         return paired
+
+
+def _refuse_pivot_dataset(name: str, pivot_dataset: Dataset | None) -> None:
+    if pivot_dataset is not None:
+        raise ValueError(
+            f"The {name} is an `IterableDataset`, whose rows carry their pivots, so a pivot dataset for it would "
+            "never be looked up. Bring the pivots next to their translations before `solar_trl.data.carry_pivots`, or "
+            "load the rows with `streaming=False`."
+        )
