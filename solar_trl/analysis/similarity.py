@@ -1,14 +1,12 @@
-"""How close parallel sentences are, and how far apart languages: numbers from pooled states."""
+"""How close the states of parallel sentences are, one pair of languages at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-
-# Cosines this close are ties: identical rows of float32 states may differ by this much in a float64 product
-_TIE = 1e-12
+from .inputs import TIE, check_labels, check_pair, check_states, unit_pair
 
 
 def cross_lingual_similarity(pivot: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -40,7 +38,7 @@ def cross_lingual_similarity(pivot: np.ndarray, other: np.ndarray) -> dict[str, 
     {'matched': 1.0, 'random': 0.0, 'difference': 1.0}
     ```
     """
-    pivot, other = _unit_pair(pivot, other)
+    pivot, other = unit_pair(pivot, other)
     n = len(pivot)
     matched_sum = float((pivot * other).sum())
     # The sum over all n² pairs is the product of two sums: no (n, n) matrix
@@ -78,93 +76,130 @@ def mexa_score(pivot: np.ndarray, other: np.ndarray) -> float:
     0.5
     ```
     """
-    pivot, other = _unit_pair(pivot, other)
-    cosines = pivot @ other.T
-    matched = cosines.diagonal().copy()
-    np.fill_diagonal(cosines, -np.inf)
-    rival = np.maximum(cosines.max(axis=1), cosines.max(axis=0))
-    return float((matched > rival + _TIE).mean())
+    matched, nearest_other, nearest_pivot = _matched_and_rivals(pivot, other)
+    rival = np.maximum(nearest_other, nearest_pivot)
+    return float((matched > rival + TIE).mean())
 
 
-def language_separability(
-    states: np.ndarray, languages: Sequence[str], folds: int = 5, seed: int = 0
-) -> dict[str, float]:
+def retrieval_accuracy(pivot: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """
-    How well the states of different languages separate: as clusters, and for a linear probe.
+    How often the nearest row of the other language, by cosine, is the translation: both directions.
 
-    The silhouette falls when the languages' clouds move into each other; it is, most likely, the "separability of
-    language clusters" of SOLAR (arXiv:2606.26466). The probe asks whether the language can still be read off along any
-    direction, which it nearly always can: do not expect it to move. Needs scikit-learn.
+    Strict: a row whose parallel cosine is only equalled by another one is a miss, so collapsed states score 0. Chance
+    is `1 / n`: compare at equal `n` only.
+
+    Args:
+        pivot (`np.ndarray` of shape `(n, d)`):
+            States of the pivot language, any float dtype (computed in float64), `n >= 2`.
+        other (`np.ndarray` of shape `(n, d)`):
+            States of another language; row `i` is parallel to row `i` of `pivot`.
+
+    Returns:
+        `dict[str, float]`: `to_pivot` (rows of `other` ask, rows of `pivot` are searched), `from_pivot` (the other way
+        round) and their `mean`, each in [0, 1].
+
+    Raises:
+        ValueError: If the shapes differ, there are fewer than two rows, or a row is zero or not finite.
+
+    Examples:
+    ```python
+    >>> import numpy as np
+    >>> from solar_trl.analysis import retrieval_accuracy
+
+    >>> retrieval_accuracy(np.eye(4), np.eye(4)[[0, 1, 3, 2]])
+    {'to_pivot': 0.5, 'from_pivot': 0.5, 'mean': 0.5}
+    ```
+    """
+    matched, nearest_other, nearest_pivot = _matched_and_rivals(pivot, other)
+    from_pivot = float((matched > nearest_other + TIE).mean())
+    to_pivot = float((matched > nearest_pivot + TIE).mean())
+    return {"to_pivot": to_pivot, "from_pivot": from_pivot, "mean": (to_pivot + from_pivot) / 2}
+
+
+def neuronxa_score(pivot: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> float:
+    """
+    NeuronXA alignment score: the mean over layers of [`mexa_score`] on states of feed-forward neurons.
+
+    Compare at equal numbers of pairs only (the paper uses 100). NASCA and NAVCA of the paper are the scores of the
+    states `"nas"` and `"nav"`.
+
+    Args:
+        pivot (`dict[int, np.ndarray]`):
+            Layer to `(n, neurons)`, from [`neuron_state_summaries`], of the pivot language.
+        other (`dict[int, np.ndarray]`):
+            The same layers of another language; row `i` is parallel to row `i` of `pivot`.
+
+    Returns:
+        `float`: Score in [0, 1].
+
+    Raises:
+        ValueError: If the layers differ or there are none, and as [`mexa_score`].
+    """
+    if not pivot or set(pivot) != set(other):
+        raise ValueError(
+            f"`pivot` and `other` must hold the same layers, at least one, got {sorted(pivot)} and {sorted(other)}."
+        )
+    return float(np.mean([mexa_score(pivot[layer], other[layer]) for layer in pivot]))
+
+
+def centered_similarity(pivot: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """
+    [`cross_lingual_similarity`] after removing each language's mean state: what is left when neither a direction that
+    all states share nor one that tells the languages apart counts.
+
+    Args:
+        pivot (`np.ndarray` of shape `(n, d)`):
+            States of the pivot language, any float dtype (computed in float64), `n >= 2`.
+        other (`np.ndarray` of shape `(n, d)`):
+            States of another language; row `i` is parallel to row `i` of `pivot`.
+
+    Returns:
+        `dict[str, float]`: `matched`, `random` and `difference`; NaN where a row equals its language's mean, as all do
+        in a collapsed language: it has no direction then.
+
+    Raises:
+        ValueError: If the shapes differ, there are fewer than two rows, or a row is zero or not finite.
+    """
+    pivot, other = check_pair(pivot, other)
+    sides = ["pivot"] * len(pivot) + ["other"] * len(other)
+    centered = center_languages(np.concatenate([pivot, other]), sides)
+    if not centered.any(axis=1).all():
+        return dict.fromkeys(("matched", "random", "difference"), float("nan"))
+    return cross_lingual_similarity(centered[: len(pivot)], centered[len(pivot) :])
+
+
+def center_languages(states: np.ndarray, languages: Sequence[str]) -> np.ndarray:
+    """
+    Remove the mean of each language, so that what a language's states share does not count as (dis)similarity.
 
     Args:
         states (`np.ndarray` of shape `(n, d)`):
             States of all languages, any float dtype.
         languages (`Sequence[str]` of length `n`):
-            Language of each row. At least two languages, with at least two rows each.
-        folds (`int`, *optional*, defaults to `5`):
-            Folds of the probe's stratified cross-validation, at most the number of rows of the rarest language (fewer
-            are used then).
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the folds.
+            Language of each row.
 
     Returns:
-        `dict[str, float]`: `silhouette` (cosine distance, clusters = languages, in [-1, 1]) and `probe_accuracy`
-        (held-out accuracy of a logistic regression on standardised states; compare with the share of the most frequent
-        language).
+        `np.ndarray` of shape `(n, d)`: Centred states, float64. A row that is its language's mean, to 12 digits, is
+        exactly zero: its cosine is not defined.
 
     Raises:
-        ImportError: If scikit-learn is not installed.
-        ValueError: If the lengths differ, there are fewer than two languages or fewer than two rows of one of them, or
-            a row is zero or not finite.
+        ValueError: If the lengths differ, or a row is zero or not finite.
     """
-    states = _check_states("states", states)
-    labels = np.asarray(languages)
-    if labels.shape != (len(states),):
-        raise ValueError(f"`languages` has shape {labels.shape}, expected ({len(states)},), one for each row.")
-    names, counts = np.unique(labels, return_counts=True)
-    if len(names) < 2:
-        raise ValueError(f"Separability needs at least two languages, got {', '.join(map(str, names))}.")
-    if counts.min() < 2:
-        raise ValueError(f"Language {names[counts.argmin()]!s} has a single row, at least two are needed.")
-    if folds < 2:
-        raise ValueError(f"`folds` is {folds}, expected at least 2.")
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.metrics import silhouette_score
-        from sklearn.model_selection import StratifiedKFold, cross_val_score
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise ImportError('language_separability needs scikit-learn: `pip install "solar-trl[analysis]"`.') from error
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
-    return {
-        "silhouette": float(silhouette_score(states, labels, metric="cosine")),
-        "probe_accuracy": float(cross_val_score(probe, states, labels, cv=splits).mean()),
-    }
+    states = check_states("states", states)
+    labels = check_labels("languages", languages, len(states))
+    centered = np.empty_like(states)
+    for language in set(labels):
+        rows = np.flatnonzero(labels == language)
+        centered[rows] = states[rows] - states[rows].mean(axis=0)
+    # What rounding leaves of a row that equals the mean would be a direction drawn by chance
+    centered[np.abs(centered).max(axis=1) <= 1e-12 * np.abs(states).max(axis=1)] = 0
+    return centered
 
 
-def _check_states(name: str, states: np.ndarray) -> np.ndarray:
-    """The states in float64, refused where a cosine would not be defined."""
-    states = np.asarray(states, dtype=np.float64)
-    if states.ndim != 2 or len(states) < 2:
-        raise ValueError(f"`{name}` has shape {states.shape}, expected (n, d) with n >= 2.")
-    if not np.isfinite(states).all():
-        raise ValueError(f"`{name}` holds values that are not finite.")
-    zero = np.flatnonzero(~states.any(axis=1))
-    if len(zero):
-        raise ValueError(f"Row {zero[0]} of `{name}` is zero: its cosine is not defined.")
-    return states
-
-
-def _unit_pair(pivot: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pivot, other = _check_states("pivot", pivot), _check_states("other", other)
-    if pivot.shape != other.shape:
-        raise ValueError(
-            f"`pivot` and `other` must have the same shape, row i parallel to row i, got {pivot.shape} and "
-            f"{other.shape}."
-        )
-    # Scale first: the square of a tiny row would underflow
-    pivot = pivot / np.abs(pivot).max(axis=1, keepdims=True)
-    other = other / np.abs(other).max(axis=1, keepdims=True)
-    return pivot / np.linalg.norm(pivot, axis=1, keepdims=True), other / np.linalg.norm(other, axis=1, keepdims=True)
+def _matched_and_rivals(pivot: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each pair its cosine, and that of either side with the nearest row that is not its translation."""
+    pivot, other = unit_pair(pivot, other)
+    cosines = pivot @ other.T
+    matched = cosines.diagonal().copy()
+    np.fill_diagonal(cosines, -np.inf)
+    return matched, cosines.max(axis=1), cosines.max(axis=0)

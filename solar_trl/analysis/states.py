@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-def _mean(length: int) -> torch.Tensor:
-    return torch.full((length,), 1 / length)
+from .batches import POOLINGS, TextBatch, TextBatches, evaluation, light_forward_kwargs
 
 
-def _last(length: int) -> torch.Tensor:
-    return torch.eye(length)[-1]
-
-
-def _position_weighted(length: int) -> torch.Tensor:
-    positions = torch.arange(1, length + 1, dtype=torch.float32)
-    return positions / positions.sum()
-
-
-# Weights over the pooled positions of one text, summing to 1: `n -> (n,)`.
-POOLINGS = {"mean": _mean, "last": _last, "position_weighted": _position_weighted}
+__all__ = ["POOLINGS", "hidden_state_summaries"]
 
 
 def hidden_state_summaries(
@@ -36,14 +22,16 @@ def hidden_state_summaries(
     prompts: Sequence[str] | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
+    max_batch_tokens: int = 16_384,
 ) -> dict[int, np.ndarray]:
     """
     One vector per text and layer: the hidden states pooled over the text's positions.
 
     Runs the model over batches of similar length, without gradient and in evaluation mode, and keeps only the pooled
-    vectors. Works with PEFT adapters and with a model that a trainer has patched or wrapped; the training flags of its
-    modules are as before when it returns. Batches are padded on the right and masked by the lengths of the texts, so
-    neither the tokenizer's padding side nor a pad token that doubles as EOS matters.
+    vectors: beside the model there is never more than one batch of hidden states (all layers × `max_batch_tokens` × d:
+    3 GB for a 4B model in bfloat16). Works with PEFT adapters and with a model that a trainer has patched or wrapped;
+    the training flags of its modules are as before when it returns. Batches are padded on the right and masked by the
+    lengths of the texts, so neither the tokenizer's padding side nor a pad token that doubles as EOS matters.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -63,9 +51,12 @@ def hidden_state_summaries(
             `texts`, the positions are those of the response, as in SOLAR. Text is tokenized without special tokens
             then.
         batch_size (`int`, *optional*, defaults to `32`):
-            Texts per forward pass. Changes memory and speed only.
+            Texts per forward pass, at most. Changes memory and speed only.
         max_length (`int`, *optional*):
             Keep the first `max_length` tokens (prompt included). `None` keeps all.
+        max_batch_tokens (`int`, *optional*, defaults to `16_384`):
+            Positions per forward pass, padding included, at most; a longer text runs alone. Changes memory and speed
+            only.
 
     Returns:
         `dict[int, np.ndarray]`: For each requested layer a float32 array of shape `(n, d)`, rows in the order of
@@ -74,7 +65,7 @@ def hidden_state_summaries(
     Raises:
         TypeError: If `texts` or `prompts` is a single string.
         ValueError: If there are no texts, a text has no token left to pool, `prompts` has another length, the pooling
-            is unknown or the model does not have a layer.
+            is unknown, a limit is not positive or the model does not have a layer.
 
     Examples:
     ```python
@@ -86,82 +77,28 @@ def hidden_state_summaries(
     {'matched': 0.71, 'random': 0.58, 'difference': 0.13}
     ```
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"`pooling` is {pooling!r}, expected one of {', '.join(map(repr, POOLINGS))}.")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` is {batch_size}, expected at least 1.")
-    sequences, starts = _tokenize(tokenizer, texts, prompts, max_length)
-    # Without a pad token any id will do: padded positions are masked and lie behind the text
-    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    forward_kwargs = _light_forward_kwargs(model)
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    batches = TextBatches(tokenizer, texts, prompts, pooling, batch_size, max_batch_tokens, max_length)
     summaries: dict[int, np.ndarray] = {}
-
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        for begin in range(0, len(order), batch_size):
-            rows = order[begin : begin + batch_size]
-            width = len(sequences[rows[0]])
-            input_ids = torch.full((len(rows), width), pad_token_id)
-            attention_mask = torch.zeros_like(input_ids)
-            weights = torch.zeros(len(rows), width)
-            for i, row in enumerate(rows):
-                length = len(sequences[row])
-                input_ids[i, :length] = torch.tensor(sequences[row])
-                attention_mask[i, :length] = 1
-                weights[i, starts[row] : length] = POOLINGS[pooling](length - starts[row])
-            with torch.no_grad():
-                hidden_states = model(
-                    input_ids=input_ids.to(model.device),
-                    attention_mask=attention_mask.to(model.device),
-                    output_hidden_states=True,
-                    **forward_kwargs,
-                ).hidden_states
-            for layer in _check_layers(layers, len(hidden_states)):
-                # A soft prompt puts positions of its own in front
-                states = hidden_states[layer][:, -width:].float()
-                pooled = torch.einsum("btd,bt->bd", states, weights.to(states.device))
+    with evaluation(model):
+        for batch in batches.on(model.device):
+            # In a function of its own, so that a batch's states are gone before the next forward
+            for layer, pooled in _pooled_layers(model, batch, layers).items():
                 if layer not in summaries:
-                    summaries[layer] = np.empty((len(sequences), pooled.size(-1)), dtype=np.float32)
-                summaries[layer][rows] = pooled.cpu().numpy()
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+                    summaries[layer] = np.empty((len(batches), pooled.shape[1]), dtype=np.float32)
+                summaries[layer][batch.rows] = pooled
     return summaries
 
 
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prompts: Sequence[str] | None, max_length: int | None
-) -> tuple[list[list[int]], list[int]]:
-    """Token ids of each sequence, and the index of the first position to pool."""
-    for name, value in (("texts", texts), ("prompts", prompts)):
-        if isinstance(value, str):
-            raise TypeError(f"`{name}` must be a sequence of strings, got a single string.")
-    if len(texts) == 0:
-        raise ValueError("`texts` is empty.")
-    if prompts is None:
-        sequences = tokenizer(list(texts))["input_ids"]
-        starts = [0] * len(sequences)
-    else:
-        if len(prompts) != len(texts):
-            raise ValueError(f"There are {len(prompts)} prompts for {len(texts)} texts.")
-        prompt_ids = tokenizer(list(prompts))["input_ids"]
-        text_ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        sequences = [prompt + text for prompt, text in zip(prompt_ids, text_ids, strict=True)]
-        starts = [len(prompt) for prompt in prompt_ids]
-    sequences = [sequence[:max_length] for sequence in sequences]
-    for i, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
-        if len(sequence) <= start:
-            raise ValueError(f"Text {i} has no token to pool (`max_length` is {max_length}): {texts[i]!r}.")
-    return sequences, starts
-
-
-def _light_forward_kwargs(model: PreTrainedModel) -> dict[str, int | bool]:
-    """Arguments that spare the key-value cache and the (B, T, V) logits, where the model knows them."""
-    base_model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
-    known = inspect.signature(base_model.forward).parameters
-    return {name: value for name, value in (("use_cache", False), ("logits_to_keep", 1)) if name in known}
+def _pooled_layers(model: PreTrainedModel, batch: TextBatch, layers: Sequence[int] | None) -> dict[int, np.ndarray]:
+    hidden_states = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        output_hidden_states=True,
+        **light_forward_kwargs(model),
+    ).hidden_states
+    return {
+        layer: batch.pool(hidden_states[layer]).cpu().numpy() for layer in _check_layers(layers, len(hidden_states))
+    }
 
 
 def _check_layers(layers: Sequence[int] | None, num_layers: int) -> Sequence[int]:
