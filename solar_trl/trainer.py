@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
-from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from trl import SFTTrainer
@@ -21,6 +17,7 @@ from trl import SFTTrainer
 from . import checks
 from ._compat import base_model, loss_is_divided_by_accumulation
 from ._logging import get_logger
+from .alignment import AlignmentTerm, RecordingProxy
 from .checkpoints import checkpoint_to_resume
 from .config import SolarSFTConfig
 from .data import (
@@ -35,31 +32,10 @@ from .data import (
     in_one_shard,
     without_pairing,
 )
-from .metrics import AlignmentMeter, TrainingAlarms
+from .metrics import TrainingAlarms
 from .model_card import PAPER, add_alignment_section
-from .modeling import Pooling, add_soft_token_head
-from .objectives import pair_distances, scheduled_weight
-from .sequence_tokens import SequenceTokens, first_row
-
-
-class _RecordingProxy:
-    """Stands in for the model in TRL's `compute_loss`: asks for summaries too, and keeps the outputs."""
-
-    def __init__(self, model: nn.Module, pooling: Pooling):
-        self.model = model
-        self.pooling = pooling
-        self.outputs: Any = None
-
-    def __call__(self, *args, **kwargs):
-        if not kwargs.get("fused_lm_head") or self.outputs is not None:
-            return self.model(*args, **kwargs)
-        self.outputs = self.model(*args, soft_token_pooling=self.pooling, **kwargs)
-        if not hasattr(self.outputs, "summaries"):
-            raise RuntimeError(
-                "The model returns no soft-token summaries: its forward was replaced after this trainer was made, for "
-                "example by another trainer on the same model. Make this trainer again before training with it."
-            )
-        return self.outputs
+from .modeling import add_soft_token_head
+from .objectives import scheduled_weight
 
 
 class _EpochCallback(TrainerCallback):
@@ -203,10 +179,9 @@ class SolarSFTTrainer(SFTTrainer):
             checks.check_parallelism(args, self.accelerator)
             checks.check_model(base_model(self.model), args)
             self._set_up_pairs(session, pivot_dataset, eval_pivot_dataset)
-            self._objective = args.objective
+            self._term = AlignmentTerm(args.objective, args, self.accelerator)
             add_soft_token_head(base_model(self.model))
             self._weight = 0.0  # λ of the latest loss
-            self._meters = {mode: AlignmentMeter(self._sum_over_ranks) for mode in ("train", "eval")}
             self._alarms = TrainingAlarms()
             self._metric_prefix = "eval"
             self._sampler: ParallelGroupSampler | None = None
@@ -358,7 +333,7 @@ class SolarSFTTrainer(SFTTrainer):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         size = len(self._pairs.table)
         self._metric_prefix = metric_key_prefix
-        self._meters["eval"].reset()
+        self._term.meters["eval"].reset()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if not self.args.dataloader_persistent_workers:
             self._pairs.forget(size)  # pivots of a dataset that was only passed here
@@ -368,15 +343,9 @@ class SolarSFTTrainer(SFTTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        alignments = [batch[ALIGNMENT_KEY] for batch in batches if ALIGNMENT_KEY in batch]
-        if alignments:
-            # The whole optimizer step is at hand here: its pairs, over all micro-batches and ranks
-            pairs = sum(alignment["examples"].numel() for alignment in alignments)
-            appends = [alignment["pivot_batch"] is not None for alignment in alignments]
-            counts = self._sum_over_ranks(torch.tensor([pairs, *appends], dtype=torch.float32, device=device))
-            any_appends = counts[1:].tolist() if self._shards_weights else appends
-            for alignment, appended in zip(alignments, any_appends, strict=True):
-                alignment["pairs_in_step"], alignment["any_rank_appends"] = counts[0], bool(appended)
+        if self._pairs is not None:
+            # The whole optimizer step is at hand here
+            self._term.count_pairs(batches, device)
         return batches, num_items_in_batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -390,131 +359,36 @@ class SolarSFTTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         # Before the main forward, whose activations stay: the peak of both is then lower
-        appended = self._summarize_pivots(alignment, inputs)
-        proxy = _RecordingProxy(model, self._pooling(alignment["tokens"], alignment["rows"]))
+        appended = self._term.summarize_pivots(self.model, alignment, inputs)
+        proxy = RecordingProxy(model, self._term.pooling(alignment["tokens"], alignment["rows"]))
         result = super().compute_loss(proxy, inputs, return_outputs, num_items_in_batch)
-        outputs = proxy.outputs
-
-        summaries = outputs.summaries
-        pool = summaries if appended is None else torch.cat([summaries, appended.to(summaries.device)])
-        aligned, pivots = pool[alignment["examples"].to(pool.device)], pool[alignment["pivots"].to(pool.device)]
-        if self.args.detach_pivot:
-            pivots = pivots.detach()
-        distances = pair_distances(aligned, pivots, self._objective.distance)
-        self._record(alignment, outputs, distances, aligned, pivots)
-        if not self.model.training:
+        pairs = self._term.pair(alignment, proxy.outputs.summaries, appended)
+        training, accumulation = self.model.training, getattr(self, "current_gradient_accumulation_steps", 1)
+        n_languages = len(self._session.languages)
+        self._term.record(alignment, proxy.outputs, pairs, n_languages, steps=1 / accumulation if training else None)
+        if not training:
             return result  # the evaluation loss stays the SFT loss
 
-        term = distances.sum() * self._pair_scale(alignment, num_items_in_batch)
+        self._weight = self._current_weight()
+        divided_by = accumulation if loss_is_divided_by_accumulation(self, num_items_in_batch) else 1
+        term = pairs.distances.sum() * self._term.scale(alignment, self._weight, divided_by)
         if return_outputs:
             return result[0] + term.to(result[0].device), result[1]
         return result + term.to(result.device)
-
-    def _pair_scale(self, alignment: dict[str, Any], num_items_in_batch) -> torch.Tensor:
-        """Factor that makes the gradient that of λ × the mean over all pairs of the optimizer step."""
-        pairs = alignment.get("pairs_in_step")
-        if pairs is None:  # a loss computed outside of the training loop
-            pairs = self._sum_over_ranks(torch.tensor(float(alignment["examples"].numel()), device=self.args.device))
-        # DDP averages gradients over ranks, and the Trainer over micro-batches where it does not know the token count
-        self._weight = self._current_weight()
-        factor = self._weight * self.accelerator.num_processes
-        if loss_is_divided_by_accumulation(self, num_items_in_batch):
-            factor = factor * getattr(self, "current_gradient_accumulation_steps", 1)
-        return factor / pairs.clamp(min=1)
 
     def _current_weight(self) -> float:
         progress = self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
         args = self.args
         return scheduled_weight(args.alignment_weight, args.alignment_schedule, args.alignment_warmup_ratio, progress)
 
-    def _pooling(self, tokens: SequenceTokens, rows: Iterable[int], statistics: bool = True) -> Pooling:
-        return Pooling(
-            tokens=tokens,
-            rows=tuple(rows),
-            statistics=statistics,
-            temperature=self.args.soft_token_temperature,
-            top_k=self.args.soft_token_top_k,
-            detach_embeddings=self.args.detach_embeddings,
-            tile_bytes=self.args.logits_tile_mib * 2**20,
-        )
-
-    def _summarize_pivots(self, alignment: dict[str, Any], inputs: dict[str, Any]) -> torch.Tensor | None:
-        """Summaries of pivots that are not in the batch, `(A, d)`, from a forward of their own."""
-        batch, tokens = alignment["pivot_batch"], alignment["pivot_tokens"]
-        rows = range(0 if batch is None else len(tokens.counts))
-        if batch is None and self._shards_weights and self._any_rank_appends(alignment):
-            # Ranks gather the weights together, so those that miss no pivot come along with any row of theirs
-            batch, tokens = first_row(inputs, alignment["tokens"])
-        if batch is None:
-            return None
-        pooling = self._pooling(tokens, rows, statistics=False)
-        # The unwrapped model: a forward through DDP on some ranks only would wait for the others forever
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.args.detach_pivot):
-            outputs = self.model(**batch, soft_token_pooling=pooling)
-        return outputs.summaries
-
-    def _any_rank_appends(self, alignment: dict[str, Any]) -> bool:
-        if "any_rank_appends" not in alignment:  # evaluation
-            appends = torch.tensor(float(alignment["pivot_batch"] is not None), device=self.args.device)
-            alignment["any_rank_appends"] = bool(self._sum_over_ranks(appends))
-        return alignment["any_rank_appends"]
-
-    @property
-    def _shards_weights(self) -> bool:
-        """Whether a forward pass is a collective operation."""
-        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
     # Logs
-
-    def _sum_over_ranks(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(tensor, reduction="sum")
-
-    @torch.no_grad()
-    def _record(
-        self,
-        alignment: dict[str, Any],
-        outputs,
-        distances: torch.Tensor,
-        aligned: torch.Tensor,
-        pivots: torch.Tensor,
-    ) -> None:
-        token_loss = -outputs.log_probs
-        if self.args.loss_type == "dft":
-            token_loss = token_loss * outputs.log_probs.exp()
-        loss, counts = (
-            _sum_by_example(x, alignment["positions"], len(alignment["languages"]))
-            for x in (token_loss, outputs.label_mask)
-        )
-        training, device = self.model.training, aligned.device
-        row_weights = pair_weights = None
-        state = self.accelerator.gradient_state
-        if not training and self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
-            # accelerate fills up the last batch with rows that were already counted
-            owners = torch.tensor(alignment["dataset_rows"], device=device)
-            real = state.remainder - self.accelerator.process_index * (int(owners[-1]) + 1)
-            row_weights = (owners < real).to(torch.float32)
-            rows = torch.tensor(alignment["rows"], device=device, dtype=torch.int64)
-            pair_weights = row_weights[rows[alignment["examples"].to(device)]]
-        self._meters["train" if training else "eval"].update(
-            n_languages=len(self._session.languages),
-            token_loss=loss,
-            token_counts=counts,
-            languages=alignment["languages"].to(device),
-            distances=distances,
-            similarities=F.cosine_similarity(aligned, pivots, dim=-1),
-            pair_languages=alignment["pair_languages"].to(device),
-            pivots=pivots,
-            steps=1 / getattr(self, "current_gradient_accumulation_steps", 1) if training else 0.0,
-            row_weights=row_weights,
-            pair_weights=pair_weights,
-        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._pairs is not None:
             # Not by the mode of the model, in which a callback may have left it
             prefix = f"{self._metric_prefix}_"
             evaluation = any(name.startswith(prefix) for name in logs)
-            meter = self._meters["eval" if evaluation else "train"]
+            meter = self._term.meters["eval" if evaluation else "train"]
             values = meter.compute(self._pairs.languages)
             if values and not evaluation:
                 self._alarms.check(values, self.state.global_step)
@@ -553,16 +427,6 @@ def _undispatched(args: SolarSFTConfig) -> Iterator[None]:
         yield
     finally:
         config.dispatch_batches = dispatch
-
-
-def _sum_by_example(values: torch.Tensor, positions: torch.Tensor | None, n_examples: int) -> torch.Tensor:
-    """Sum of `(B, T)` values over each example: a row, or part of the only row."""
-    if positions is None:
-        return values.sum(1)
-    # Values stand for the tokens that the positions predict
-    owners = positions[-values.size(1) :].to(values.device)
-    values = values[0].to(torch.float32)
-    return values.new_zeros(n_examples).index_add_(0, owners, values)
 
 
 def _map(datasets: Any, function: Callable[[Any, str], Any]) -> Any:
