@@ -17,6 +17,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "unknown"
 
 _HOME = {
+    "CrossLingualEvalCallback": "callbacks",
     "SolarSFTConfig": "config",
     "SolarSFTTrainer": "trainer",
     "DataCollatorForPivotAlignment": "data",
@@ -24,11 +25,18 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from .callbacks import CrossLingualEvalCallback
     from .config import SolarSFTConfig
     from .data import DataCollatorForPivotAlignment, ParallelGroupSampler
     from .trainer import SolarSFTTrainer
 
-__all__ = ["DataCollatorForPivotAlignment", "ParallelGroupSampler", "SolarSFTConfig", "SolarSFTTrainer"]
+__all__ = [
+    "CrossLingualEvalCallback",
+    "DataCollatorForPivotAlignment",
+    "ParallelGroupSampler",
+    "SolarSFTConfig",
+    "SolarSFTTrainer",
+]
 
 
 def __getattr__(name: str):

@@ -53,8 +53,10 @@ def test_all_blocks_run(tmp_path, monkeypatch, capsys):
     for kind, _, text in blocks:
         if kind == "python":
             code = text.replace("Qwen/Qwen3-0.6B", "model").replace("max_new_tokens=256", "max_new_tokens=8")
+            code = code.replace('"out/solar", ', '"out/solar", use_cpu=True, bf16=False, report_to="none", ')
             exec(code.replace("max_new_tokens=64", "max_new_tokens=8"), names)
-    assert ran == 9
+    assert ran == 10
+    assert "eval_crosslingual/accuracy/sw" in names["metrics"]
     assert len(names["base"].records) == 4 and Path("base.json").exists()
     assert names["prompts"][2][1]["content"] == "2 + 3 = 5. Jibu ni 5."
     assert len(names["responses"]) == 4 and len(names["responses"][0]) == 2

@@ -22,6 +22,7 @@ from .metrics import consistency_report
 from .prompts import Prompt, build_prompts, stop_strings
 from .registry import BENCHMARKS
 from .results import EvaluationResult, Record, score_table
+from .sampling import Response
 from .scores import accuracy_scores
 from .statistics import Interval, bootstrap_mean
 
@@ -94,7 +95,7 @@ def evaluate_model(
     """
     if method not in ("generate", "likelihood"):
         raise ValueError(f"`method` is {method!r}, expected 'generate' or 'likelihood'.")
-    dataset, title = _rows(benchmark, languages, path, split, limit)
+    dataset, title = benchmark_rows(benchmark, languages, path, split, limit)
     if chat is None and tokenizer is None:
         raise ValueError("Without a `tokenizer` nothing tells whether there is a chat template: pass it, or `chat=`.")
     if chat is None:
@@ -116,13 +117,20 @@ def evaluate_model(
     else:
         if not chat and "stop" not in generation:
             generation["stop"] = settings["stop"] = stop_strings(dataset)
-        responses = generate_responses(model, tokenizer, prompts, **generation)
-        records = []
-        for row, prompt, samples in zip(dataset, prompts, responses, strict=True):
-            for sample, response in enumerate(samples):
-                extracted = extract_answer(response.text, row["kind"], row["choices"] or None)
-                records.append(_record(row, sample, prompt, response.text, extracted, response.finished))
+        records = response_records(dataset, prompts, generate_responses(model, tokenizer, prompts, **generation))
     return score_records(records, name or title, pivot_language, identifier, settings, confidence, resamples)
+
+
+def response_records(
+    dataset: Dataset, prompts: Sequence[Prompt], responses: Sequence[Sequence[Response]]
+) -> list[Record]:
+    """Records of responses to the rows of a benchmark: the answer of each is extracted and compared."""
+    records = []
+    for row, prompt, samples in zip(dataset, prompts, responses, strict=True):
+        for sample, response in enumerate(samples):
+            extracted = extract_answer(response.text, row["kind"], row["choices"] or None)
+            records.append(_record(row, sample, prompt, response.text, extracted, response.finished))
+    return records
 
 
 def score_records(
@@ -197,7 +205,14 @@ def _fidelity_intervals(records: Sequence[Record], confidence: float, resamples:
     }
 
 
-def _rows(benchmark, languages, path, split, limit) -> tuple[Dataset, str]:
+def benchmark_rows(
+    benchmark: str | Dataset,
+    languages: Iterable[str] | None = None,
+    path: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+) -> tuple[Dataset, str]:
+    """Rows of a benchmark, by name or as they are, in some languages and up to some number of items; and its name."""
     if isinstance(benchmark, str):
         return load_benchmark(benchmark, languages, path, split, limit=limit), Path(benchmark).stem
     if not isinstance(benchmark, Dataset):
