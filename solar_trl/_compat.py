@@ -1,8 +1,8 @@
 """
 Everything that leans on private or fast-moving names of TRL, transformers and PEFT.
 
-Read in TRL 1.16.0, transformers 5.23.0, accelerate 1.15.0 and PEFT 0.21.2. A test compares what is read here with what
-TRL itself derives, so that a moved name fails loudly.
+Read in TRL 1.16.0, transformers 5.23.0, accelerate 1.15.0 and PEFT 0.21.2. A name that is gone is an `ImportError`
+with the supported range, and a test compares what is read here with what TRL itself derives.
 """
 
 from __future__ import annotations
@@ -13,9 +13,46 @@ from packaging.version import Version
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
-from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
+from trl import SFTTrainer
 
+from ._versions import moved
 from .kernels import EffectiveEmbedding, HeadMaths
+
+
+try:
+    from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
+except ImportError as error:
+    raise moved("trl.trainer.utils.FusedCausalLMOutput", "trl") from error
+
+# Methods that `SolarSFTTrainer` overrides or calls though TRL and transformers do not promise them. One that is not
+# there would never be called, and what it does silently lost.
+_HOOKS = {
+    "trl": ("_prepare_dataset", "_set_signature_columns_if_needed", "compute_loss"),
+    "transformers": (
+        "_get_train_sampler",
+        "_load_from_checkpoint",
+        "_remove_unused_columns",
+        "get_batch_samples",
+        "get_eval_dataloader",
+        "get_train_dataloader",
+    ),
+}
+
+
+def require_hooks(trainer: type = SFTTrainer) -> None:
+    """
+    Check that a trainer class has what `SolarSFTTrainer` hooks into.
+
+    Raises:
+        ImportError: Naming the method, the installed version and the supported range.
+    """
+    for package, names in _HOOKS.items():
+        for name in names:
+            if not hasattr(trainer, name):
+                raise moved(f"SFTTrainer.{name}", package)
+
+
+require_hooks()
 
 
 __all__ = [
@@ -26,6 +63,7 @@ __all__ = [
     "head_maths",
     "loss_is_divided_by_accumulation",
     "maybe_gather_lm_head_ctx",
+    "require_hooks",
     "router_aux_loss",
     "sampling_strategy",
     "whole_tensor",

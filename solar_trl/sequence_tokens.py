@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -44,11 +45,11 @@ class SequenceTokens:
         Returns:
             [`SequenceTokens`]: The counts.
         """
-        supervised = labels != -100
+        supervised = labels.numpy() != -100
         if len(labels) == len(lengths):
-            counts, first = supervised[:, 1:].sum(1).tolist(), supervised[:, 0].tolist()
+            counts, first = np.count_nonzero(supervised[:, 1:], axis=1).tolist(), supervised[:, 0].tolist()
         else:
-            parts = supervised[0, : sum(lengths)].split(list(lengths))
+            parts = np.split(supervised[0, : sum(lengths)], np.cumsum(lengths)[:-1])
             counts, first = [int(part[1:].sum()) for part in parts], [bool(part[0]) for part in parts]
         return cls(tuple(counts), tuple(map(int, first)), labels.size(1))
 

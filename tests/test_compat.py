@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -81,3 +83,23 @@ def test_effective_embedding_is_the_lookup(adapter, tokenizer, tmp_path):
             off = _compat.effective_embedding(model).mix(probs)
             torch.testing.assert_close(off, read_off(model), rtol=1e-4, atol=1e-5)
         assert (now - off).abs().max() > 1e-3
+
+
+def test_moved_names_fail_early():
+    """At import, with the installed version and the supported range, not in the middle of a run."""
+    _compat.require_hooks()
+    without = type("SFTTrainer", (), {name: None for names in _compat._HOOKS.values() for name in names})
+    _compat.require_hooks(without)
+    del without._prepare_dataset
+    with pytest.raises(
+        ImportError, match=r"`SFTTrainer._prepare_dataset` is not in trl .*made for trl(>=1.16,<2|<2,>=1.16)"
+    ):
+        _compat.require_hooks(without)
+    # In a process of its own, since modules are imported once
+    program = (
+        "import trl.trainer.utils as utils; del utils.FusedCausalLMOutput\n"
+        "try: import solar_trl.trainer\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert "`trl.trainer.utils.FusedCausalLMOutput` is not in trl" in done.stdout

@@ -163,8 +163,9 @@ def run_ranks(options: dict, ranks: int, tmp_path: Path) -> dict:
         pytest.param(SEQUENTIAL, marks=needs_sequential),  # a rank without any pair
         pytest.param({**SEQUENTIAL, "detach_pivot": False}, marks=needs_sequential),
         {"pivot_batching": "grouped", "gradient_checkpointing": True, "lora": True},
+        pytest.param({**SEQUENTIAL, "uneven": True}, marks=needs_sequential),
     ],
-    ids=["grouped", "rank without pairs", "moving pivots", "lora, checkpointing"],
+    ids=["grouped", "rank without pairs", "moving pivots", "lora, checkpointing", "uneven last batch"],
 )
 def test_two_ranks_equal_one(config, tmp_path):
     two = run_ranks({**config, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}, 2, tmp_path)

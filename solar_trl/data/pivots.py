@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -63,7 +65,7 @@ class PivotTable:
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"Pivot {index} is not in the table of {len(self)} pivots.")
-        table = int(np.searchsorted(self._offsets, index, side="right")) - 1
+        table = bisect.bisect_right(self._offsets, index) - 1
         return table, index - self._offsets[table]
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
