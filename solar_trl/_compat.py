@@ -66,6 +66,7 @@ __all__ = [
     "require_hooks",
     "router_aux_loss",
     "sampling_strategy",
+    "vocabulary_size",
     "whole_tensor",
 ]
 
@@ -124,6 +125,11 @@ def router_aux_loss(model: PreTrainedModel, router_logits, attention_mask: torch
     num_experts = model.num_experts if on_model else config.num_experts
     top_k = model.num_experts_per_tok if version < Version("5.0.0") else config.num_experts_per_tok
     return load_balancing_loss_func(router_logits, num_experts, top_k, attention_mask)
+
+
+def vocabulary_size(weight: torch.Tensor) -> int:
+    """Rows of an embedding or a head; partitioned by DeepSpeed ZeRO-3, a weight looks empty."""
+    return getattr(weight, "ds_shape", weight.shape)[0]
 
 
 def effective_embedding(model: PreTrainedModel) -> EffectiveEmbedding:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 
-from ._compat import effective_embedding, sampling_strategy
+from ._compat import effective_embedding, sampling_strategy, vocabulary_size
 from .config import SolarSFTConfig
 from .data.example_iterables import is_split_by_node
 from .data.streaming import CARRIED_PIVOT_COLUMN
@@ -198,10 +198,10 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
             "the quantization (`llm_int8_skip_modules=['lm_head']` in `BitsAndBytesConfig`)."
         )
     embedding = effective_embedding(model)  # raises for what it does not understand
-    vocab_size = weight.size(0)
-    if embedding.weight.size(0) != vocab_size:
+    vocab_size, rows = vocabulary_size(weight), vocabulary_size(embedding.weight)
+    if rows != vocab_size:
         raise ValueError(
-            f"The LM head scores {vocab_size} tokens but the input embedding has {embedding.weight.size(0)} rows, so "
+            f"The LM head scores {vocab_size} tokens but the input embedding has {rows} rows, so "
             "probabilities have no embedding to weight. Resize both with `model.resize_token_embeddings`."
         )
     if args.soft_token_top_k is not None and args.soft_token_top_k > vocab_size:

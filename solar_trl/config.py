@@ -206,7 +206,7 @@ class SolarSFTConfig(SFTConfig):
             ("truncated_pairs", TRUNCATED_PAIRS),
         ):
             value = getattr(self, name)
-            if value not in tuple(choices):
+            if not isinstance(value, str) or value not in choices:
                 raise ValueError(f"`{name}` is {value!r}, expected one of {', '.join(map(repr, choices))}.")
 
         # YAML reads `1e-1` as a string, and so does the command line for untyped values
@@ -214,7 +214,7 @@ class SolarSFTConfig(SFTConfig):
             value = getattr(self, name)
             try:
                 number = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is a tensor's of several numbers
                 raise TypeError(f"`{name}` must be a number, got {value!r}.") from None
             setattr(self, name, number)
         if not (math.isfinite(self.alignment_weight) and self.alignment_weight >= 0):
@@ -234,10 +234,13 @@ class SolarSFTConfig(SFTConfig):
             value = getattr(self, name)
             if value is None and name == "soft_token_top_k":
                 continue
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
+            try:
+                if isinstance(value, bool):
+                    raise TypeError
+                setattr(self, name, operator.index(value))
+            except TypeError:
                 or_none = " or `None`" if name == "soft_token_top_k" else ""
-                raise TypeError(f"`{name}` must be an integer{or_none}, got {value!r}.")
-            setattr(self, name, operator.index(value))
+                raise TypeError(f"`{name}` must be an integer{or_none}, got {value!r}.") from None
         if self.soft_token_top_k is not None and self.soft_token_top_k < 1:
             raise ValueError(
                 f"`soft_token_top_k` is {self.soft_token_top_k}, expected at least 1, or `None` for the whole "
@@ -245,6 +248,10 @@ class SolarSFTConfig(SFTConfig):
             )
         if self.logits_tile_mib < 1:
             raise ValueError(f"`logits_tile_mib` is {self.logits_tile_mib}, expected at least 1 (MiB).")
+        for name in ("detach_pivot", "detach_embeddings"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):  # the string "false" is true
+                raise TypeError(f"`{name}` must be `True` or `False`, got {value!r}.")
         for name in ("pivot_language", "parallel_id_column"):
             value = getattr(self, name)
             values = [value] if isinstance(value, str) else value

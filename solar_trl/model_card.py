@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from .config import SolarSFTConfig
 from .data import PairingReport
+from .data.report import printable
 
 
 PAPER = {
@@ -38,6 +41,19 @@ SETTINGS = (
     "truncated_pairs",
 )
 _BEFORE = "### Framework versions"
+# What Markdown or HTML may read as more than a character; `:`, `.` and `@` make links of addresses
+_MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+!|~&$:.@/-]")
+
+
+def _text(value: str) -> str:
+    """User text that a card shows as it is, whatever it holds."""
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", printable(value))
+
+
+def _code(value: Any) -> str:
+    """A setting in code font, or as text where it holds what would end the code or the cell."""
+    shown = printable(repr(value))
+    return _text(shown) if set(shown) & set("`|<>&") else f"`{shown}`"
 
 
 def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str:
@@ -49,7 +65,7 @@ def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str
         "",
         "| Setting | Value |",
         "| --- | --- |",
-        *(f"| `{name}` | `{getattr(args, name)!r}` |" for name in SETTINGS),
+        *(f"| `{name}` | {_code(getattr(args, name))} |" for name in SETTINGS),
     ]
     if report is not None:
         lines += [
@@ -58,7 +74,10 @@ def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str
             "",
             "| Language | Rows | Pairs | Without a pivot |",
             "| --- | --: | --: | --: |",
-            *(f"| {name} | {x.rows:,} | {x.pairs:,} | {x.unpaired:,} |" for name, x in report.languages.items()),
+            *(
+                f"| {_text(name)} | {x.rows:,} | {x.pairs:,} | {x.unpaired:,} |"
+                for name, x in report.languages.items()
+            ),
         ]
     lines += ["", "Trained with [solar-trl](https://pypi.org/project/solar-trl/), an extension of TRL's `SFTTrainer`."]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from trl import SFTTrainer
 
 from . import checks
-from ._compat import base_model, loss_is_divided_by_accumulation
+from ._compat import base_model, loss_is_divided_by_accumulation, vocabulary_size
 from ._logging import get_logger
 from .alignment import AlignmentTerm, RecordingProxy
 from .checkpoints import checkpoint_to_resume
@@ -32,6 +32,7 @@ from .data import (
     in_one_shard,
     without_pairing,
 )
+from .data.content import check_tokens, name_bad_row
 from .metrics import TrainingAlarms
 from .model_card import PAPER, add_alignment_section
 from .modeling import add_soft_token_head
@@ -150,6 +151,9 @@ class SolarSFTTrainer(SFTTrainer):
             )
             checks.check_dataset(train_dataset, "train dataset", streaming=True)
             checks.check_eval_pivots(eval_pivot_dataset, eval_dataset)
+            for dataset, name in ((train_dataset, "train dataset"), (pivot_dataset, "pivot dataset")):
+                if isinstance(dataset, Dataset):
+                    check_tokens(dataset, name)
             if pivot_dataset is not None:
                 checks.check_dataset(pivot_dataset, "pivot dataset")
             session = PairingSession(
@@ -204,6 +208,10 @@ class SolarSFTTrainer(SFTTrainer):
         # Adding columns may write to the cache, so one process goes first
         with self.args.main_process_first(desc="pairing"):
             pivots = self._prepare_pivots(pivot_dataset, "train")
+            vocab_size = vocabulary_size(self.model.get_input_embeddings().weight)
+            for dataset, name in ((self.train_dataset, "train dataset"), (pivots, "pivot dataset")):
+                if isinstance(dataset, Dataset):
+                    check_tokens(dataset, name, vocab_size)
             if stream is None:
                 self.train_dataset = pairs.pair_train(self.train_dataset, pivots)
             eval_pivots = _map(eval_pivot_dataset, self._prepare_pivots)
@@ -239,8 +247,23 @@ class SolarSFTTrainer(SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         # TRL's packing drops the ids; ours comes after the pairs are known
-        packing = packing and args.objective is None
-        return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        if args.objective is None:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
+        def prepare(rows):
+            return super(SolarSFTTrainer, self)._prepare_dataset(
+                rows, processing_class, args, False, formatting_func, dataset_name
+            )
+
+        if not isinstance(dataset, Dataset):
+            return prepare(dataset)
+        prepared = name_bad_row(prepare, dataset, f"{dataset_name} dataset")
+        if len(prepared) < len(dataset):
+            get_logger().warning(
+                f"{len(dataset) - len(prepared)} of the {len(dataset)} rows of the {dataset_name} dataset are left "
+                f"out: truncation at `max_length={args.max_length}` leaves them without a token to learn. Raise it."
+            )
+        return prepared
 
     def _prepare_pivots(self, dataset: Dataset | None, name: str) -> Dataset | None:
         """Tokenize a pivot dataset as the rows of the set that it belongs to."""

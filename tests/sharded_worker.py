@@ -91,6 +91,12 @@ def run(case: dict, folder: Path) -> dict:
         kwargs["peft_config"] = LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
     torch.manual_seed(0)
     model = tiny_model(case["model"], **case.get("model_options", {}))
+    if case.get("by_name"):  # loaded by the trainer, under ZeRO-3 into partitions
+        if int(os.environ.get("RANK", "0")) == 0:
+            model.save_pretrained(folder / "model")
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        model = str(folder / "model")
     if case.get("plain"):
         trainer = sft_trainer(model, sorted_rows(), train_tokenizer(), folder, config=config, **kwargs)
     else:

@@ -6,17 +6,19 @@ import itertools
 import logging
 import os
 import random
+import time
 import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, Value, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import reference_pivots
 
-from solar_trl.data import find_pivots
+from solar_trl.data import carry_pivots, find_pivots
 from solar_trl.data.formats import to_long_format
 from solar_trl.data.ids import assign_parallel_id, split_id
 from solar_trl.data.join import concatenate_parallel
@@ -196,6 +198,32 @@ def check_join(joined, datasets, columns):
     assert found == reference_pivots(languages, expected_ids, ["en"])
 
 
+def check_streams(datasets, columns, joined):
+    """A join of streams has the rows and pairs of the tables', or fails; sorted streams do not fail."""
+
+    def key(row):
+        return (row["language"], row["text"])
+
+    def order(row):
+        parts = [canonical(row[name]) for name in columns]
+        return (None not in parts, [part if part is not None else 0 for part in parts] if None not in parts else [])
+
+    pivots = find_pivots(joined)
+    texts = joined["text"][:]
+    expected = {text: texts[pivot] if pivot >= 0 else None for text, pivot in zip(texts, pivots, strict=True)}
+    ascending = {language: Dataset.from_list(sorted(d, key=order), d.features) for language, d in datasets.items()}
+    for parts in (datasets, ascending):
+        lazy = concatenate_parallel({language: stream(part) for language, part in parts.items()}, on=columns)
+        try:
+            rows = list(lazy)
+        except ValueError as error:
+            assert parts is not ascending and "are out of step" in str(error)
+            continue
+        assert sorted(rows, key=key) == sorted(joined, key=key)
+        carried = carry_pivots(lazy)
+        assert {row["text"]: row["pivot"] and row["pivot"]["text"] for row in carried} == expected
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data(), st.sampled_from([STRING_ID, INT_ID]), st.booleans())
 def test_join_by_column_is_brute_force(data, values, shuffled):
@@ -215,12 +243,7 @@ def test_join_by_column_is_brute_force(data, values, shuffled):
     else:
         joined = concatenate_parallel(datasets, on="id")
         check_join(joined, datasets, ["id"])
-        lazy = list(concatenate_parallel({lang: stream(d) for lang, d in datasets.items()}, on="id"))
-
-        def key(row):
-            return (row["language"], row["text"])
-
-        assert sorted(lazy, key=key) == sorted(joined, key=key)
+        check_streams(datasets, ["id"], joined)
 
 
 @settings(max_examples=100, deadline=None)
@@ -247,9 +270,7 @@ def test_join_by_several_columns_is_brute_force(data):
     else:
         joined = concatenate_parallel(datasets, on=["id", "number"])
         check_join(joined, datasets, ["id", "number"])
-        lazy = concatenate_parallel({lang: stream(d) for lang, d in datasets.items()}, on=["id", "number"])
-        ids = dict(zip(joined["text"][:], joined["parallel_id"][:], strict=True))
-        assert all(row["parallel_id"] == ids[row["text"]] for row in lazy)
+        check_streams(datasets, ["id", "number"], joined)
 
 
 def test_several_responses_per_question():
@@ -285,6 +306,7 @@ def test_join_by_position():
 
 def test_splits_are_joined_one_by_one():
     parts = [by_language({"en": [1, 2], "sw": [2, 1]}), by_language({"en": [1], "sw": [1]})]
+    in_order = by_language({"en": [1, 2], "sw": [1, 2]})
     splits = {
         language: DatasetDict({"train": parts[0][language], "test": parts[1][language]}) for language in parts[0]
     }
@@ -292,7 +314,9 @@ def test_splits_are_joined_one_by_one():
     assert isinstance(joined, DatasetDict)
     assert find_pivots(joined["train"]).tolist() == [-1, -1, 1, 0]
     assert find_pivots(joined["test"]).tolist() == [-1, 0]
-    lazy = {lang: IterableDatasetDict({k: stream(v) for k, v in split.items()}) for lang, split in splits.items()}
+    lazy = {
+        lang: IterableDatasetDict({"train": stream(in_order[lang]), "test": stream(parts[1][lang])}) for lang in splits
+    }
     assert len(list(concatenate_parallel(lazy, on="id")["train"])) == 4
     with pytest.raises(ValueError, match=r"The splits differ: 'train', 'test' in 'en', 'train' in 'sw'"):
         concatenate_parallel({"en": splits["en"], "sw": DatasetDict({"train": splits["sw"]["train"]})})
@@ -382,6 +406,87 @@ def test_streams_of_different_length():
     assert [next(rows)["parallel_id"] for _ in range(4)] == [0, 0, 1, 1]
     with pytest.raises(ValueError, match="'en' has 4, 'sw' has 2"):
         next(rows)
+
+
+def joined_stream(ids, on="id", **options):
+    """`language id` of each row of a join of streams of these ids."""
+    streams = {language: stream(dataset) for language, dataset in by_language(ids).items()}
+    return [f"{row['language']} {row['id']}" for row in concatenate_parallel(streams, on=on, **options)]
+
+
+def test_streams_by_column_with_ids_missing(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("solar_trl"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    # In any order, as long as none is missing
+    assert joined_stream({"en": [3, 1, 2], "sw": [3, 1, 2]}) == ["en 3", "sw 3", "en 1", "sw 1", "en 2", "sw 2"]
+    assert "en: 3 rows; sw: 3 rows." in caplog.text
+    # The last ones may be missing in any order
+    assert joined_stream({"en": [3, 1, 2], "sw": [3]}) == ["en 3", "sw 3", "en 1", "en 2"]
+    # Any may be where ids ascend, by value; rows without an id stand alone
+    ids = {"en": [2, None, 9, 10], "sw": [1, 10], "th": [9, 10, 11]}
+    assert joined_stream(ids) == ["sw 1", "en 2", "en None", "en 9", "th 9", "en 10", "sw 10", "th 10", "th 11"]
+    assert "en: 4 rows, 1 without an id, 2 of 5 ids missing; sw: 2 rows, 3 of 5 ids missing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (
+            {"en": [3, 1, 2], "sw": [3, 2]},
+            "out of step: side by side stand 1 in 'en' (row 1), 2 in 'sw' (row 1). What is missing can only be told "
+            "where ids ascend, but 1 comes after 3",
+        ),
+        ({"en": [3, 4, 2], "sw": [3, 2]}, "side by side stand 4 in 'en' (row 1), 2 in 'sw' (row 1)"),
+        ({"en": [2, 1], "sw": [1, 2]}, "side by side stand 2 in 'en' (row 0), 1 in 'sw' (row 0)"),
+        ({"en": ["9", "10"], "sw": ["10"]}, "but '10' comes after '9'"),  # strings ascend by code points
+        ({"en": [1, 2, 2], "sw": [1, 2]}, "The id 2 stands in several rows of 'en', the last of them row 2"),
+        ({"en": [1, 2], "sw": ["1", "2"]}, "differs in type: int64 in 'en', string in 'sw'"),
+    ],
+)
+def test_streams_that_cannot_be_joined(ids, message):
+    with pytest.raises(ValueError) as info:
+        joined_stream(ids)
+    assert message in str(info.value)
+
+
+def test_streams_of_unknown_types():
+    def streams(*ids):
+        return {
+            language: IterableDataset.from_generator(lambda own=own: iter([{"id": i} for i in own]))
+            for language, own in zip(["en", "sw"], ids, strict=True)
+        }
+
+    assert [row["parallel_id"] for row in concatenate_parallel(streams([5], [5]), on="id")] == [5, 5]
+    with pytest.raises(ValueError, match=r"differ in type: 1 in 'en', '1' in 'sw'.*cast_column"):
+        list(concatenate_parallel(streams([1], ["1"]), on="id"))
+    with pytest.raises(ValueError, match=r"differ in type: '2' in 'en', '2' in 'sw', 1 in the rows before"):
+        list(concatenate_parallel(streams([1, "2"], [1, "2"]), on="id"))
+    with pytest.raises(TypeError, match="ids must be integers or strings"):
+        list(concatenate_parallel(streams([1.5], [1.5]), on="id"))
+
+
+def test_streams_with_several_responses():
+    """The rows of an item stay together, also where languages have different numbers of responses."""
+    ids = {"en": [2, 2, 1, 3], "sw": [2, 1, 1, 3], "th": [2, 2, 1, 1]}
+    rows = joined_stream(ids, duplicates="keep")
+    assert sorted(rows) == sorted(f"{language} {i}" for language, own in ids.items() for i in own)
+    assert [i for i, _ in itertools.groupby(row.split()[1] for row in rows)] == ["2", "1", "3"]
+
+
+def test_types_of_joined_streams():
+    """As those of tables: columns that one language lacks are null, integers of different size become int64."""
+    english = Dataset.from_dict({"id": [1, 2], "n": [1, 2]}).cast_column("n", Value("int32"))
+    swahili = Dataset.from_dict({"id": [1, 2], "n": [3, 4], "note": ["x", "y"]})
+    for on in (None, "id"):
+        joined = concatenate_parallel({"en": english, "sw": swahili}, on=on)
+        lazy = concatenate_parallel({"en": stream(english), "sw": stream(swahili)}, on=on)
+        assert lazy.features == joined.features
+        assert sorted(lazy, key=lambda row: row["n"]) == sorted(joined, key=lambda row: row["n"])
+    with pytest.raises(ValueError, match="'n' differs in type: int64 in 'en', string in 'sw'"):
+        concatenate_parallel({"en": stream(swahili), "sw": stream(swahili.cast_column("n", Value("string")))})
+    with pytest.raises(ValueError, match="already have a column 'language', which holds 'fr'"):
+        rows = stream(Dataset.from_dict({"id": [1], "language": ["fr"]}))
+        list(concatenate_parallel({"en": rows, "sw": rows}))
 
 
 # ---- Positions
@@ -620,7 +725,13 @@ def test_wide_streams_are_lazy():
 # ---- Ids
 
 
-def test_split_id():
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_split_id(at_once, monkeypatch):
+    monkeypatch.setattr("solar_trl.data.ids._SPLIT_AT_ONCE", at_once)
+    wrong = Dataset.from_dict({"id": ["sw-1", "12", "en-1", None, "x", "y"]})
+    with pytest.raises(ValueError, match=r"4 of 6 ids .* e\.g\. '12' \(row 1\), None \(row 3\), 'x' \(row 4\)\."):
+        split_id(wrong)
+    assert split_id(wrong.select([])).column_names == ["id", "language", "parallel_id"]
     rows = Dataset.from_dict({"id": ["sw-12", "en-12", "zh_a-b"], "text": ["a", "b", "c"]})
     result = split_id(rows)
     assert result["language"][:] == ["sw", "en", "zh"] and result["parallel_id"][:] == ["12", "12", "a-b"]
@@ -699,6 +810,30 @@ def test_adjacent_rows_bad_input():
     numbered = assign_parallel_id(source.stream())
     assert [row["parallel_id"] for row in itertools.islice(numbered, 3)] == [0, 0, 1]
     assert source.taken < 10
+
+
+def test_a_million_rows():
+    """4 million rows in seconds, in the memory of some integers and ids per row: 400 MB of texts are not copied."""
+    n, languages = 1_000_000, ["en", "sw", "th", "de"]
+    texts = pa.array(["a text of a hundred characters, " * 3 + "end."]).take(pa.array(np.zeros(n, np.int64)))
+    rng = np.random.default_rng(0)
+    by_language = {x: Dataset(pa.table({"id": pa.array(rng.permutation(n)), "text": texts})) for x in languages}
+    wide = Dataset(pa.table({f"{x}_text": texts for x in languages}))
+    whole = Dataset(pa.table({"id": pa.array([f"{x}-{i}" for i in range(n // 4) for x in languages]), "text": texts}))
+    turns = Dataset(pa.table({"language": pa.array(languages * (n // 4)), "text": texts}))
+    for make, rows in (
+        (lambda: concatenate_parallel({x: d.select_columns("text") for x, d in by_language.items()}), 4 * n),
+        (lambda: concatenate_parallel(by_language, on="id"), 4 * n),
+        (lambda: to_long_format(wide, "text"), 4 * n),
+        (lambda: split_id(whole), n),
+        (lambda: assign_parallel_id(turns), n),
+    ):
+        before, start = pa.total_allocated_bytes(), time.perf_counter()
+        result = make()
+        assert time.perf_counter() - start < 30  # a second or two, on a machine that has nothing else to do
+        assert len(result) == rows
+        assert pa.total_allocated_bytes() - before < 30 * rows  # a text takes 100
+        del result
 
 
 # ---- Published data

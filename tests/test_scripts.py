@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_tokenizer import LANGUAGES, parallel_rows
 
-from solar_trl.scripts.sft import SolarScriptArguments, load_splits, make_parser
+from solar_trl import SolarSFTConfig
+from solar_trl.scripts.sft import SolarScriptArguments, carry, load_splits, main, make_parser
 
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +96,72 @@ def test_accelerate_launch_on_two_processes(own_files, tiny, tmp_path):
     assert any(log.get("eval_aligned_pairs") == 24 for log in logs)
 
 
+@pytest.fixture(scope="module")
+def adjacent_files(tmp_path_factory):
+    """JSON Lines files in which the translations of an item follow each other."""
+    folder = tmp_path_factory.mktemp("adjacent")
+    by_language = [list(parallel_rows([language])) for language in LANGUAGES]
+    items = list(zip(*by_language, strict=True))
+    for part in range(2):
+        lines = [json.dumps(row, ensure_ascii=False) for item in items[part::2] for row in item]
+        (folder / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return [str(folder / f"{part}.jsonl") for part in range(2)]
+
+
+def test_streaming(adjacent_files, tiny, tmp_path):
+    """The same rows as a stream: shuffled by item, aligned, evaluated, and trained on with dataloader workers."""
+    command = ["examples/sft_solar.py", "--model_name_or_path", tiny, "--data_files", *adjacent_files]
+    command += ["--eval_data_files", *adjacent_files, "--dataset_streaming", "--shuffle_buffer", "4"]
+    command += COLUMNS.format("parallel_id").split() + FAST.split()
+    command += ["--eval_strategy", "steps", "--eval_steps", "6", "--dataloader_num_workers", "2"]
+    command += ["--per_device_train_batch_size", str(len(LANGUAGES)), "--output_dir", str(tmp_path / "out")]
+    call(command)
+    logs = logs_of(tmp_path / "out")
+    aligned = [log for log in logs if "alignment_loss" in log]
+    assert [log["aligned_pairs"] for log in aligned] == [len(LANGUAGES) - 1] * 3  # whole items
+    assert aligned[-1]["pivot_similarity"] > aligned[0]["pivot_similarity"]
+    n_rows = sum(len(Path(file).read_text(encoding="utf-8").splitlines()) for file in adjacent_files)
+    assert any(log.get("eval_aligned_pairs") == n_rows * (len(LANGUAGES) - 1) // len(LANGUAGES) for log in logs)
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "message"),
+    [
+        ("adjacent", "", "`--dataset_streaming` needs `--max_steps`"),
+        ("adjacent", "--max_steps 1 --parallel_id_column uid", r"no column 'uid' \(`parallel_id_column`\)"),
+        ("adjacent", "--max_steps 1 --multiple_pivots sample", "`multiple_pivots` is 'sample'"),
+        ("adjacent", "--max_steps 1 --shuffle_buffer -1", "`shuffle_buffer` is -1"),
+        ("by language", "--max_steps 1", "the translations of an item must be adjacent"),
+    ],
+)
+def test_bad_streams(files, arguments, message, adjacent_files, own_files, tmp_path):
+    command = ["--model_name_or_path", "no-such-model", "--dataset_streaming", "--output_dir", str(tmp_path)]
+    command += ["--data_files", *(adjacent_files if files == "adjacent" else own_files), *arguments.split()]
+    command += ["--completion_column", "response", "--use_cpu", "--bf16", "false", "--report_to", "none"]
+    with pytest.raises(ValueError, match=message):
+        main(*make_parser().parse_args_and_config(command))
+
+
+def test_streams_that_stay_as_they_are(adjacent_files):
+    """Pivots are carried once, and only where alignment needs them."""
+    script_args = SolarScriptArguments(data_files=adjacent_files, dataset_streaming=True)
+    rows, _ = load_splits(script_args, evaluate=False)
+    config = SolarSFTConfig("out", use_cpu=True, bf16=False, report_to="none")
+    carried = carry(rows, config)
+    assert "pivot" in next(iter(carried)) and carry(carried, config) is carried
+    in_order, shuffled = (
+        [row["parallel_id"] for row in carried],
+        [row["parallel_id"] for row in carry(rows, config, 8)],
+    )
+    assert sorted(in_order) == sorted(shuffled) and in_order != shuffled
+    off = SolarSFTConfig("out", use_cpu=True, bf16=False, report_to="none", alignment_objective="none")
+    assert carry(rows, off) is rows
+    plain = rows.remove_columns("language")
+    assert carry(plain, config, evaluate=True) is plain
+    table, _ = load_splits(SolarScriptArguments(data_files=adjacent_files), evaluate=False)
+    assert carry(table, config) is table
+
+
 def test_config_file(tmp_path, own_files):
     path = tmp_path / "config.yaml"
     path.write_text(
@@ -110,7 +177,10 @@ def test_config_file(tmp_path, own_files):
         ({}, "either `--dataset_name` or `--data_files`"),
         ({"data_files": "own", "dataset_name": "x"}, "either `--dataset_name` or `--data_files`"),
         ({"data_files": "own", "prompt_column": "query"}, "`--prompt_column` is 'query'"),
-        ({"dataset_name": "x", "dataset_streaming": True}, "`--dataset_streaming`"),
+        (
+            {"data_files": "own", "prompt_column": "query", "dataset_streaming": True},
+            r"'query', but the train split has the columns .*'question'",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message, own_files):

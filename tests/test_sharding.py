@@ -31,6 +31,7 @@ CASES = {
         "config": {**IN_ORDER, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2},
     },
     "lora": {"model": "qwen3", "lora": ["q_proj", "v_proj"], "config": IN_ORDER},
+    "model by name": {"model": "qwen2", "by_name": True, "config": {**IN_ORDER, "soft_token_top_k": 7}},
     "lora on embeddings": {
         "model": "qwen3",
         "model_options": {"tied": False},

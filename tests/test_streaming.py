@@ -6,14 +6,23 @@ from collections import Counter
 
 import pytest
 from accelerate.data_loader import prepare_data_loader
-from datasets import ClassLabel, Dataset, Features, IterableDataset, IterableDatasetDict, Value, interleave_datasets
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+)
 from datasets import load_dataset as load
 from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from solar_trl.data import carry_pivots, concatenate_parallel, to_long_format
+from solar_trl.data import assign_parallel_id, carry_pivots, concatenate_parallel, to_long_format
 from solar_trl.data.example_iterables import endless, in_one_shard
 
 
@@ -249,6 +258,163 @@ def test_wide_rows_and_files_by_language():
     assert {row["q"]: row["pivot"] and row["pivot"]["q"] for row in carry_pivots(joined)} == {
         f"{name}{i}": None if name == "en" else f"en{i}" for i in range(9) for name in ("en", "sw")
     }
+
+
+def one_per_language(n, num_shards):
+    """Streams of one language each; Thai lacks every seventh item, and its shards are cut elsewhere."""
+    tables = {
+        language: Dataset.from_list(
+            [{"id": i, "text": f"{language}{i}"} for i in range(n) if language != "th" or i % 7 != 5]
+        )
+        for language in ("en", "sw", "th")
+    }
+    return {
+        language: table.to_iterable_dataset(num_shards=num_shards - (language == "th" and num_shards > 1))
+        for language, table in tables.items()
+    }
+
+
+def in_order(how, num_shards=4):
+    """Streams that go by the order of all rows, with the pivot that each text should have."""
+    if how == "adjacent":
+        languages = [("en", "sw", "th")[: 2 + i % 2] for i in range(16)]
+        rows = [{"language": x, "text": f"{x}{i}"} for i, own in enumerate(languages) for x in own]
+        stream = assign_parallel_id(Dataset.from_list(rows).to_iterable_dataset(num_shards))
+    else:
+        parts = one_per_language(20, num_shards)
+        if how == "position":
+            del parts["th"]
+        stream = concatenate_parallel(parts, on=None if how == "position" else "id")
+        rows = [row for part in parts.values() for row in part]
+    return stream, {row["text"]: None if row["text"][:2] == "en" else "en" + row["text"][2:] for row in rows}
+
+
+HOW = ["position", "id", "adjacent"]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("num_shards", [1, 4])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 1), (1, 2), (2, 0), (2, 2), (4, 1)])
+def test_rows_in_order_are_all_read_once(how, num_shards, ranks, workers):
+    """Streams that are read side by side, or numbered, are no rows short in a dataloader worker."""
+    stream, pivots = in_order(how, num_shards)
+    for split_first in (False, True):
+        out, items = [], {}
+        for rank in range(ranks):
+            part = stream if ranks == 1 else split_dataset_by_node(stream, rank=rank, world_size=ranks)
+            for row in DataLoader(part, batch_size=None, num_workers=workers):
+                items.setdefault(row["text"][2:], set()).add(row["parallel_id"])
+            part = carry_pivots(part if split_first else stream)
+            if ranks > 1 and not split_first:
+                part = split_dataset_by_node(part, rank=rank, world_size=ranks)
+            out += DataLoader(part, batch_size=None, num_workers=workers)
+        assert sorted(row["text"] for row in out) == sorted(pivots)
+        assert carried(out) == pivots
+        # Every item has one number, which ours are
+        assert items == {str(i): {i} for i in range(len(items))}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_streams_that_are_split_already(how):
+    """What is split over nodes before is split after, so that items stay whole until they carry their pivots."""
+    out = []
+    for rank in range(2):
+        if how == "adjacent":
+            languages = [{"language": x, "text": f"{x}{i}"} for i in range(16) for x in ("en", "sw")]
+            rows = split_dataset_by_node(Dataset.from_list(languages).to_iterable_dataset(4), rank, 2)
+            stream, n = assign_parallel_id(rows), 32
+        else:
+            parts = one_per_language(20, 4)
+            if how == "position":
+                del parts["th"]
+            parts = {language: split_dataset_by_node(part, rank, 2) for language, part in parts.items()}
+            stream, n = concatenate_parallel(parts, on=None if how == "position" else "id"), 40 + 17 * (how == "id")
+        out += DataLoader(carry_pivots(stream), batch_size=None, num_workers=2)
+    texts = {row["text"]: row["pivot"] and row["pivot"]["text"] for row in out}
+    assert len(out) == len(texts) == n
+    assert texts == {text: None if text[:2] == "en" else "en" + text[2:] for text in texts}
+    parts = one_per_language(20, 4)
+    parts["en"] = split_dataset_by_node(parts["en"], 0, 2)
+    with pytest.raises(ValueError, match="split over nodes in different ways"):
+        concatenate_parallel(parts)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_order_of_rows_in_order(how):
+    """Epochs and shuffled shards change nothing before `carry_pivots`; its buffer shuffles whole items."""
+    stream, pivots = in_order(how)
+    assert stream.num_shards == 1
+    straight = [row["text"] for row in stream]
+    stream.set_epoch(1)
+    assert [row["text"] for row in stream] == straight
+    orders = []
+    shuffled = carry_pivots(in_order(how)[0], shuffle_buffer=10, seed=3)
+    for epoch in (0, 1):
+        shuffled.set_epoch(epoch)
+        rows = list(shuffled)
+        assert carried(rows) == pivots and len(rows) == len(pivots)
+        orders.append([row["text"] for row in rows])
+        items = [text[2:] for text in orders[-1]]
+        assert len([item for item, _ in itertools.groupby(items)]) == len(set(items))
+    assert orders[0] != orders[1] and straight not in orders
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_state_of_rows_in_order(how):
+    straight = list(in_order(how)[0])
+    for taken in range(len(straight) + 1):
+        stream, _ = in_order(how)
+        iterator = iter(stream)
+        for _ in range(taken):
+            next(iterator)
+        state = json.loads(json.dumps(stream.state_dict()))
+        again, _ = in_order(how)
+        again.load_state_dict(state)
+        assert list(again) == straight[taken:]
+
+
+def continued(ids, on, taken):
+    """What comes after the first rows of a join, from a state."""
+
+    def joined():
+        tables = {language: Dataset.from_dict({"id": own}) for language, own in ids.items()}
+        return concatenate_parallel({x: t.to_iterable_dataset() for x, t in tables.items()}, on, check_numbers="off")
+
+    stream, again = joined(), joined()
+    iterator = iter(stream)
+    for _ in range(taken):
+        next(iterator)
+    again.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    return [f"{row['language']} {row['id']}" for row in again]
+
+
+def test_state_holds_what_was_seen():
+    """Ids that did not ascend before are still known, and so are the rows that were read."""
+    assert continued({"en": [3, 1, 5, 6], "sw": [3, 1, 5, 6]}, "id", 4) == ["en 5", "sw 5", "en 6", "sw 6"]
+    with pytest.raises(ValueError, match=r"5 in 'en' \(row 2\), 6 in 'sw' \(row 2\).*but 1 comes after 3"):
+        continued({"en": [3, 1, 5, 6], "sw": [3, 1, 6]}, "id", 4)
+    with pytest.raises(ValueError, match="The id 3 stands in several rows of 'en', the last of them row 1"):
+        continued({"en": [3, 3], "sw": [3, 4]}, "id", 2)
+    with pytest.raises(ValueError, match="'en' has 4, 'sw' has 2"):
+        continued({"en": [1, 2, 3, 4], "sw": [1, 2]}, None, 2)
+
+
+def test_file_by_file():
+    """Joined file by file and then concatenated, a stream has shards for ranks and workers."""
+    streams = one_per_language(20, 4)
+    files = [
+        concatenate_parallel({language: streams[language].shard(4, i) for language in ("en", "sw")}, on="id")
+        for i in range(4)
+    ]
+    stream = carry_pivots(concatenate_datasets(files), shuffle_buffer=3)
+    assert stream.num_shards == 4
+    for epoch in (0, 1):
+        stream.set_epoch(epoch)
+        out = []
+        for rank in range(2):
+            out += DataLoader(split_dataset_by_node(stream, rank, 2), batch_size=None, num_workers=2)
+        assert len(out) == 40
+        assert carried(out) == {f"{x}{i}": None if x == "en" else f"en{i}" for x in ("en", "sw") for i in range(20)}
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 40])

@@ -164,6 +164,10 @@ def heat_map(axes: Any, values: np.ndarray, share: bool, square: bool = False, n
 
 def add_color_bar(figure: Any, axes: Any, image: Any, label: str) -> None:
     """The scale of a heat map, no taller than a page needs."""
-    bar = figure.colorbar(image, ax=axes, label=label, shrink=min(1.0, 4.5 / figure.get_figheight()), anchor=(0, 1))
+    height = figure.get_figheight()
+    shrink = min(1.0, 4.5 / height)
+    # About 11 letters an inch, of which margins take one
+    label = textwrap.fill(label, max(12, int(11 * (height - 1) * shrink)))
+    bar = figure.colorbar(image, ax=axes, label=label, shrink=shrink, anchor=(0, 1))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)

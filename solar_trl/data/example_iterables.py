@@ -13,7 +13,14 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from datasets import IterableDataset
-from datasets.iterable_dataset import _BaseExamplesIterable
+
+from .._versions import moved
+
+
+try:
+    from datasets.iterable_dataset import _BaseExamplesIterable
+except ImportError as error:
+    raise moved("datasets.iterable_dataset._BaseExamplesIterable", "datasets") from error
 
 
 class _Step(_BaseExamplesIterable):
@@ -150,15 +157,17 @@ class WholeExamples(_Step):
         return 1
 
 
+def typed_examples(stream: IterableDataset) -> _BaseExamplesIterable:
+    """Examples of a stream: an identity map applies the declared types, whatever the rows come from."""
+    return stream.with_format(None).map()._ex_iterable
+
+
 def group_items(
     stream: IterableDataset, item: Callable[[dict[str, Any]], Hashable | None], max_rows: int
 ) -> IterableDataset:
     """A stream of items, `{"rows": [...]}`, from a stream of rows."""
-    # An identity map applies the declared types, whatever the rows come from
-    rows = stream.with_format(None).map()
-    return IterableDataset(
-        ItemExamples(rows._ex_iterable, item, max_rows), split=rows.split, distributed=rows._distributed
-    )
+    items = ItemExamples(typed_examples(stream), item, max_rows)
+    return IterableDataset(items, split=stream.split, distributed=stream._distributed)
 
 
 def endless(stream: IterableDataset) -> IterableDataset:

@@ -73,7 +73,8 @@ def to_long_format(
             Column to add.
         id_column (`str` or `list[str]`, *optional*):
             Column, or columns, with the id of the item, which `parallel_id_column` will hold as in
-            [`concatenate_parallel`]. By default the row number (int64).
+            [`concatenate_parallel`]. By default the row number (int64). In a stream that ranks or dataloader workers
+            share, each counts its own rows: what stands together is one item, but numbers come again.
         keep (`str` or `list[str]`, *optional*):
             Columns that all languages share, e.g. `["answer"]`. By default all that are not a language's.
 

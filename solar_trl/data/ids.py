@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import IterableDataset
 
+from .ordered_examples import number_rows
 from .pairing import as_list, encode
 from .tables import (
     SplitDataset,
@@ -26,6 +27,7 @@ from .tables import (
 
 
 ID_PATTERN = r"(?P<language>[^-_]+)[-_](?P<parallel_id>.+)"
+_SPLIT_AT_ONCE = 100_000  # rows
 
 
 def split_id(dataset: SplitDataset, column: str = "id", pattern: str = ID_PATTERN) -> SplitDataset:
@@ -84,14 +86,24 @@ def split_id(dataset: SplitDataset, column: str = "id", pattern: str = ID_PATTER
 
     def split_table(rows):
         check(rows)
-        values = text_column(read_column(rows, column), column).to_pylist()
-        matches = [None if value is None else matcher.fullmatch(value) for value in values]
-        wrong = [i for i, match in enumerate(matches) if match is None]
+        values = text_column(read_column(rows, column), column)
+        parts: dict[str, list[pa.Array]] = {group: [] for group in groups}
+        wrong = 0
+        examples: list[str] = []
+        for start in range(
+            0, len(values), _SPLIT_AT_ONCE
+        ):  # Python's strings and matches take more space than the rest
+            some = values.slice(start, _SPLIT_AT_ONCE).to_pylist()
+            matches = [None if value is None else matcher.fullmatch(value) for value in some]
+            failed = [i for i, match in enumerate(matches) if match is None]
+            wrong += len(failed)
+            examples += [f"{some[i]!r} (row {start + i})" for i in failed[: 3 - len(examples)]]
+            for group in groups:
+                parts[group].append(pa.array([match[group] for match in matches if match], pa.string()))
         if wrong:
-            fail(", ".join(f"{values[i]!r} (row {i})" for i in wrong[:3]), len(wrong), len(values))
+            fail(", ".join(examples), wrong, len(values))
         for group in groups:
-            parts = pa.array([match[group] for match in matches if match], pa.string())
-            rows = set_column(rows, group, parts)
+            rows = set_column(rows, group, pa.chunked_array(parts[group], pa.string()))
         return rows
 
     def split_stream(rows):
@@ -124,7 +136,8 @@ def assign_parallel_id(
 
     Args:
         dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dict of splits of either):
-            Rows in their published order. Streams stay lazy.
+            Rows in their published order. Streams stay lazy, and are read in one piece, as items may span files: by
+            one dataloader worker, in the same order in every epoch (see `shuffle_buffer` of [`carry_pivots`]).
         language_column (`str`, *optional*, defaults to `"language"`):
             Column with the languages (strings).
         pivot_language (`str` or `list[str]`, *optional*, defaults to `"en"`):
@@ -177,28 +190,29 @@ def assign_parallel_id(
 
     def number_stream(rows):
         check(rows)
-
-        def numbered() -> Iterator[dict[str, Any]]:
-            item = -1
-            seen: dict[str, int] = {}
-            for i, row in enumerate(rows):
-                language = row[language_column]
-                if language is None:
-                    _no_language(i, 1, language_column)
-                if language in pivots:
-                    item, seen = item + 1, {}
-                elif item < 0:
-                    _before_pivots(1, repr(language), pivots)
-                if language in seen:
-                    _twice(language, seen[language], i, 1, pivots)
-                seen[language] = i
-                yield {**row, parallel_id_column: item}
-
-        return IterableDataset.from_generator(
-            numbered, features=add_features(rows.features, {parallel_id_column: "int64"})
-        )
+        number = functools.partial(_item_of, language_column=language_column, pivots=pivots)
+        features = add_features(rows.features, {parallel_id_column: "int64"})
+        return number_rows(rows, number, parallel_id_column, features)
 
     return by_split(dataset, number_table, number_stream)
+
+
+def _item_of(row: dict[str, Any], memory: dict[str, Any], language_column: str, pivots: Sequence[str]) -> int:
+    """Number of the item of a row. The memory holds the number, and where its languages stand."""
+    i, item, seen = memory.get("rows", 0), memory.get("item", -1), memory.get("seen", {})
+    language = row[language_column]
+    if language is None:
+        _no_language(i, 1, language_column)
+    if not isinstance(language, str):
+        raise TypeError(f"Column {language_column!r} holds {language!r}, expected strings.")
+    if language in pivots:
+        item, seen = item + 1, {}
+    elif item < 0:
+        _before_pivots(1, repr(language), pivots)
+    if language in seen:
+        _twice(language, seen[language], i, 1, pivots)
+    memory.update(rows=i + 1, item=item, seen={**seen, language: i})
+    return item
 
 
 def _no_language(row: int, count: int, column: str) -> NoReturn:

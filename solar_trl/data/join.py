@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, IterableDataset, concatenate_datasets, interleave_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
 
 from .._logging import get_logger
+from .join_checks import check_language, compare_tables, different_lengths, report_numbers
 from .pairing import as_list, encode
-from .position_check import Numbers, find_disagreement, find_other_order, is_id, numbers_in, read_numbers, sample_rows
+from .stream_join import join_streams
 from .tables import (
     SplitDataset,
-    add_features,
     read_column,
     read_ids,
     refuse_column,
     require_columns,
-    row_id,
     same_types,
     set_column,
     shorten,
@@ -29,7 +27,6 @@ from .tables import (
 
 
 _SPLITS = {"train", "test", "validation", "val", "valid", "dev", "eval"}
-_STREAMED_ROWS = 256  # rows of a stream whose numbers are compared
 
 
 def concatenate_parallel(
@@ -68,14 +65,23 @@ def concatenate_parallel(
             `on`.
 
     Returns:
-        The type of the values of `datasets`. A `Dataset` holds one language after the other; streams stay lazy and
-        alternate between languages. Streams joined by position check lengths at their end and numbers on their first
-        256 rows; streams joined `on` columns check neither duplicates nor missing ids.
+        The type of the values of `datasets`. A `Dataset` holds one language after the other. Streams stay lazy, and
+        the translations of an item come one after the other; one row per language is held in memory.
+
+        - Joined by position, streams check lengths at their end and numbers on their first 256 rows.
+        - Joined `on` columns, streams must have the ids in the same order. Where a language lacks some, the ids of
+          all languages must ascend besides (integers by value, strings by code points, several columns in the order
+          of `on`): without an order, what is missing here cannot be told from what comes later. Anything else is an
+          error where it is met, which names the ids. Rows without an id stand alone. Ids that repeat are noticed if
+          their rows follow each other. How many are missing is reported at the end of the stream.
+        - The result is one shard, since the files of a language need not be cut where those of another are: it is
+          read by one dataloader worker, in the same order in every epoch. Where file `i` of each language holds the
+          same ids, join file by file (`on` their column), and concatenate: the result has as many shards.
 
     Raises:
         ValueError: If fewer than two languages, or splits instead, are given, their lengths (without `on`), splits or
             column types differ, a column is missing or in the way, an id stands in several rows of a language, no id
-            is in two languages, or the numbers do not agree.
+            is in two languages, or the numbers do not agree. For streams partly while they are read.
         TypeError: If `datasets` is not a dict, its values are of different types, or ids are neither integers nor
             strings.
 
@@ -162,7 +168,15 @@ class _Join:
         for language, dataset in datasets.items():
             self._check_columns(dataset, names[language])
         if isinstance(first, IterableDataset):
-            return self._stream_by_position(datasets, where) if self.on is None else self._stream_by_id(datasets)
+            return join_streams(
+                datasets,
+                self.on,
+                self.language_column,
+                self.parallel_id_column,
+                self.duplicates,
+                self.check_numbers,
+                where,
+            )
         return self._tables(datasets, names, where)
 
     def _check_columns(self, dataset: Dataset | IterableDataset, what: str) -> None:
@@ -176,7 +190,8 @@ class _Join:
     def _tables(self, datasets: Mapping[str, Dataset], names: Mapping[str, str], where: str) -> Dataset:
         for language, dataset in datasets.items():
             if self.language_column in dataset.column_names:
-                self._check_language(pc.unique(read_column(dataset, self.language_column)).to_pylist(), language)
+                values = pc.unique(read_column(dataset, self.language_column)).to_pylist()
+                check_language(values, language, self.language_column)
         if self.on is None:
             self._check_positions(datasets, where)
             ids = [pa.array(np.arange(len(dataset))) for dataset in datasets.values()]
@@ -189,37 +204,19 @@ class _Join:
             parts.append(set_column(dataset, self.language_column, languages))
         return concatenate_datasets(same_types(dict(zip(datasets, parts, strict=True))))
 
-    def _check_language(self, values: Sequence[Any], language: str) -> None:
-        if any(value != language for value in values):
-            name = self.language_column
-            raise ValueError(
-                f"The {language!r} rows already have a column {name!r}, which holds {shorten(values)}. Use its values "
-                f"as the keys of `datasets`, remove it (`remove_columns({name!r})`), or choose another "
-                "`language_column`."
-            )
-
     def _check_positions(self, datasets: Mapping[str, Dataset], where: str) -> None:
         lengths = {language: len(dataset) for language, dataset in datasets.items()}
         differ = len(set(lengths.values())) > 1
         found = None
         if self.check_numbers != "off":
             shortest = min(lengths.values())
-            found = _compare_rows(
+            found = compare_tables(
                 {language: dataset.select(range(shortest)) for language, dataset in datasets.items()}
             )
         if differ:
-            raise ValueError(_different_lengths(lengths, where, found))
+            raise ValueError(different_lengths(lengths, where, found))
         if found is not None:
-            self._report_numbers(found, where)
-
-    def _report_numbers(self, found: str, where: str) -> None:
-        text = (
-            f"{found} A join by position{where} would pair rows that are no translations. Join by a column "
-            "(`on='id'`) if there is one, or repair the files."
-        )
-        if self.check_numbers == "error":
-            raise ValueError(f"{text} If they are parallel nevertheless, set `check_numbers` to 'warn' or 'off'.")
-        get_logger().warning(text)
+            report_numbers(found, where, self.check_numbers)
 
     def _read_ids(
         self, datasets: Mapping[str, Dataset], names: Mapping[str, str], where: str
@@ -286,101 +283,3 @@ class _Join:
                 text += shorten([everything[row].as_py() for row in first_row[missing[:4]].tolist()], 3) + ")"
             lines.append(text)
         get_logger().info(f"Joined {len(ids)} languages{where} by {', '.join(self.on or [])}. {'; '.join(lines)}.")
-
-    # ---- Streams
-
-    def _stream_by_id(self, datasets: Mapping[str, IterableDataset]) -> IterableDataset:
-        on = self.on or []
-        parts = []
-        types = [getattr(d.features[on[0]], "dtype", "") for d in datasets.values() if d.features is not None]
-        kind = "int64" if len(on) == 1 and any("int" in dtype for dtype in types) else "string"
-        for language, dataset in datasets.items():
-
-            def add(row, language=language):
-                return {**row, **self._new_values(row, language, row_id(row, on))}
-
-            parts.append(dataset.map(add, features=self._features(dataset, kind)))
-        return interleave_datasets(parts, stopping_strategy="all_exhausted_without_replacement")
-
-    def _features(self, dataset: IterableDataset, kind: str) -> Features | None:
-        """Features with the new columns; guessed from its first rows, a column may seem to hold nothing."""
-        if dataset.features is None:
-            return None
-        return add_features(dataset.features, {self.parallel_id_column: kind, self.language_column: "string"})
-
-    def _new_values(self, row: Mapping[str, Any], language: str, parallel_id: int | str | None) -> dict[str, Any]:
-        if self.language_column in row:
-            self._check_language([row[self.language_column]], language)
-        return {self.parallel_id_column: parallel_id, self.language_column: language}
-
-    def _stream_by_position(self, datasets: Mapping[str, IterableDataset], where: str) -> IterableDataset:
-        def rows() -> Iterator[dict[str, Any]]:
-            seen: dict[str, list[dict[str, Any]]] = {language: [] for language in datasets}
-            lengths = dict.fromkeys(datasets, 0)
-            for index, parallel in enumerate(zip_longest(*datasets.values())):
-                for language, row in zip(datasets, parallel, strict=True):
-                    lengths[language] += row is not None
-                if None in parallel:
-                    for language, dataset in datasets.items():  # how long the longer ones are is part of the message
-                        if lengths[language] > index:
-                            lengths[language] += sum(1 for _ in dataset.skip(index + 1))
-                    raise ValueError(_different_lengths(lengths, where, self._compare_streamed(seen)))
-                for language, row in zip(datasets, parallel, strict=True):
-                    if index < _STREAMED_ROWS:
-                        seen[language].append(row)
-                    yield {**row, **self._new_values(row, language, index)}
-                if index == _STREAMED_ROWS - 1:
-                    self._check_streamed(seen, where)
-            if lengths and max(lengths.values()) < _STREAMED_ROWS:
-                self._check_streamed(seen, where)
-
-        features = [self._features(dataset, "int64") for dataset in datasets.values()]
-        known = features[0] if all(other == features[0] for other in features) else None
-        return IterableDataset.from_generator(rows, features=known)
-
-    def _compare_streamed(self, seen: Mapping[str, list[dict[str, Any]]]) -> str | None:
-        if self.check_numbers == "off":
-            return None
-        shared = set.intersection(*({name for row in rows for name in row} for rows in seen.values()))
-        numbers: dict[str, Numbers] = {}
-        for language, rows in seen.items():
-            values = {name: [row.get(name) for row in rows] for name in sorted(shared)}
-            numbers[language] = {name: [*map(numbers_in, v)] for name, v in values.items() if not is_id(v)}
-        return _first_disagreement(numbers, np.arange(len(next(iter(seen.values())))))
-
-    def _check_streamed(self, seen: Mapping[str, list[dict[str, Any]]], where: str) -> None:
-        if (found := self._compare_streamed(seen)) is not None:
-            self._report_numbers(found, where)
-
-
-def _different_lengths(lengths: Mapping[str, int], where: str, found: str | None) -> str:
-    shown = ", ".join(f"{language!r} has {length}" for language, length in lengths.items())
-    return (
-        f"The languages differ in their number of rows{where}: {shown}. Without `on`, row i of each must be a "
-        "translation of row i of the others. Join by a column (`on='id'`), or add what is missing."
-        + (f" {found}" if found else "")
-    )
-
-
-def _compare_rows(datasets: Mapping[str, Dataset]) -> str | None:
-    columns = sorted(set.intersection(*(set(dataset.column_names) for dataset in datasets.values())))
-    first, *others = datasets
-    rows = sample_rows(len(datasets[first]))
-    numbers, id_columns = {}, columns
-    for language, dataset in datasets.items():
-        numbers[language] = read_numbers(dataset, rows, columns)
-        id_columns = [name for name in id_columns if name not in numbers[language]]
-    for name in id_columns:
-        ids = read_column(datasets[first], name)
-        for language in others:
-            if found := find_other_order(ids, read_column(datasets[language], name), name, (first, language)):
-                return found
-    return _first_disagreement(numbers, rows)
-
-
-def _first_disagreement(numbers: Mapping[str, Numbers], rows: np.ndarray) -> str | None:
-    first, *others = numbers
-    for language in others:
-        if found := find_disagreement(numbers[first], numbers[language], rows, (first, language)):
-            return found
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,9 @@ def column_values(dataset: Dataset, name: str) -> pa.ChunkedArray:
     feature = dataset.features[name]
     if isinstance(feature, ClassLabel):
         names = pa.array(feature.names)
-        column = pa.chunked_array([names.take(chunk) for chunk in column.chunks], type=names.type)
+        # -1 is what datasets call unlabelled
+        indices = pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column)
+        column = pa.chunked_array([names.take(chunk) for chunk in indices.chunks], type=names.type)
     return column
 
 
@@ -106,10 +109,24 @@ def id_kind(column: pa.ChunkedArray, name: str, what: str) -> pa.DataType:
     )
 
 
+def composed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings in Unicode's composed form (NFC): ids that read the same are the same. Empty ones become null."""
+    chunks = []
+    for chunk in column.chunks:
+        if not pc.all(pc.string_is_ascii(chunk), min_count=0).as_py():
+            # Not Arrow's `utf8_normalize`, which up to version 24 leaves decomposed characters apart
+            encoded = chunk.dictionary_encode()
+            values = [unicodedata.normalize("NFC", value) for value in encoded.dictionary.to_pylist()]
+            chunk = pa.array(values, type=column.type).take(encoded.indices)
+        chunks.append(chunk)
+    column = pa.chunked_array(chunks, type=column.type)
+    return pc.if_else(pc.equal(column, pa.scalar("", column.type)), pa.scalar(None, column.type), column)
+
+
 def encode(column: pa.ChunkedArray) -> np.ndarray:
-    """Equal values -> equal integers from 0, missing values (null, or an empty string) -> -1."""
-    if pa.types.is_large_string(column.type):
-        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    """Equal values -> equal integers from 0, in order of first appearance; nulls -> -1."""
+    if not len(column):
+        return np.empty(0, dtype=np.int64)
     encoded = pc.dictionary_encode(column).combine_chunks()
     chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
     indices = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks]
@@ -158,7 +175,7 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
                 f"The ids in column {name!r} do not fit 64-bit signed integers ({error}). Cast them, e.g. "
                 f"`dataset.cast_column({name!r}, datasets.Value('string'))`."
             ) from None
-        codes = encode(cast)
+        codes = encode(composed(cast) if pa.types.is_large_string(kind) else cast)
         known &= codes >= 0
         # Numbers stay below (rows so far) × (distinct values), then are made dense again
         item = np.unique(item * (codes.max(initial=0) + 1) + np.maximum(codes, 0), return_inverse=True)[1].reshape(-1)

@@ -10,8 +10,14 @@ import numpy as np
 from .pairing import Keys
 
 
+def printable(text: str) -> str:
+    """Text in one line, without what a terminal would act on."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a text table, aligned to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 

@@ -32,8 +32,8 @@ def carry_pivots(
     """
     Put each row's pivot into the row, so that a stream can be paired without looking back or ahead.
 
-    The translations of an item must be adjacent, in any order: as they come from [`to_long_format`], from
-    [`concatenate_parallel`] where all languages have the same order and no gaps, or from a file that is sorted by id.
+    The translations of an item must be adjacent, in any order: as they come from [`to_long_format`],
+    [`concatenate_parallel`] and [`assign_parallel_id`], or from a file that is sorted by id.
     The same id further down the stream is another item, and so are rows that another rank or worker reads since they
     are in another shard. At most one item and the shuffle buffer are held in memory.
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.fingerprint import Hasher
 
-from .pairing import column_values, id_kind
+from .pairing import column_values, composed, id_kind
 
 
 # Dataset, IterableDataset, DatasetDict or IterableDatasetDict: what comes out is of the type that went in
@@ -134,8 +134,7 @@ def read_ids(dataset: Dataset, columns: Sequence[str], what: str) -> tuple[pa.Ch
         kind = id_kind(column, name, what)
         kinds.append(str(kind).removeprefix("large_"))
         if not pa.types.is_integer(kind) and not pa.types.is_null(kind):
-            column = pc.utf8_normalize(column, form="NFC")
-            column = pc.if_else(pc.equal(column, pa.scalar("", column.type)), pa.scalar(None, column.type), column)
+            column = composed(column)
         elif not pa.types.is_null(kind):
             column = column.cast(kind)
         parts.append(column)

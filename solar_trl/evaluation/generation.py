@@ -102,7 +102,8 @@ def generate_responses(
     if backend == "transformers":
         if tokenizer is None:
             raise ValueError("`tokenizer` is missing.")
-        identity, run = fingerprint(model), transformers_runner(model, tokenizer, sampling)
+        run = transformers_runner(model, tokenizer, sampling)
+        identity = None if output_file is None else fingerprint(model)
     elif backend == "vllm":
         model, tokenizer, identity = load_vllm(model, tokenizer)
         run, batch_size = vllm_runner(model, sampling), 64 * batch_size

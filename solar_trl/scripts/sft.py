@@ -29,16 +29,28 @@ accelerate launch examples/sft_solar.py \
     ... \
     --learning_rate 2e-4 --use_peft --lora_r 32 --lora_alpha 16 --load_in_4bit --dtype bfloat16
 ```
+
+# Data too large to hold: files in which the translations of an item follow each other
+```bash
+accelerate launch examples/sft_solar.py \
+    ... \
+    --data_files data/part-*.jsonl --dataset_streaming --shuffle_buffer 10000 --max_steps 50000
+```
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from solar_trl import SolarSFTConfig, SolarSFTTrainer
+from solar_trl.data import carry_pivots
+from solar_trl.data.pairing import as_list
+from solar_trl.data.streaming import CARRIED_PIVOT_COLUMN
+from solar_trl.data.tables import column_names
 
 
 @dataclass
@@ -59,6 +71,9 @@ class SolarScriptArguments(ScriptArguments):
             Column that holds the response, if it is not called `completion`.
         conversational (`bool`, *optional*, defaults to `False`):
             Whether to make a chat of prompt and completion, to which the model's chat template applies.
+        shuffle_buffer (`int`, *optional*, defaults to `1000`):
+            With `dataset_streaming`, the number of items among which training rows are shuffled; 0 for the order of
+            the files. See [`carry_pivots`].
     """
 
     # TRL's is required, unless a mixture is given
@@ -76,9 +91,17 @@ class SolarScriptArguments(ScriptArguments):
         default=None, metadata={"help": "Column that holds the response, if it is not called `completion`."}
     )
     conversational: bool = field(default=False, metadata={"help": "Whether to make a chat of prompt and completion."})
+    shuffle_buffer: int = field(
+        default=1000,
+        metadata={"help": "With `dataset_streaming`, the number of items among which training rows are shuffled."},
+    )
 
 
-def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Dataset, Dataset | None]:
+Rows: TypeAlias = Dataset | IterableDataset
+Splits: TypeAlias = DatasetDict | IterableDatasetDict
+
+
+def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Rows, Rows | None]:
     """Training and evaluation rows, with the columns named as TRL wants them."""
     if (script_args.dataset_name is None) == (script_args.data_files is None):
         raise ValueError("Give either `--dataset_name` or `--data_files`, to say what to train on.")
@@ -86,11 +109,12 @@ def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Data
         files = {"train": script_args.data_files}
         if script_args.eval_data_files is not None:
             files["test"] = script_args.eval_data_files
-        splits, train_name, eval_name = load_dataset("json", data_files=files), "train", "test"
+        splits = load_dataset("json", data_files=files, streaming=script_args.dataset_streaming)
+        train_name, eval_name = "train", "test"
     else:
-        if script_args.dataset_streaming:
-            raise ValueError("`--dataset_streaming` is not supported: pairs need random access to rows.")
-        splits = load_dataset(script_args.dataset_name, name=script_args.dataset_config)
+        splits = load_dataset(
+            script_args.dataset_name, name=script_args.dataset_config, streaming=script_args.dataset_streaming
+        )
         train_name, eval_name = script_args.dataset_train_split, script_args.dataset_test_split
     if evaluate and eval_name not in splits:
         raise ValueError(
@@ -101,16 +125,16 @@ def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Data
     return splits[train_name], splits[eval_name] if evaluate else None
 
 
-def rename_columns(splits: DatasetDict, script_args: SolarScriptArguments) -> DatasetDict:
+def rename_columns(splits: Splits, script_args: SolarScriptArguments) -> Splits:
     """`prompt` and `completion` from the columns that hold them, as a chat if asked for."""
     for name, old in (("prompt", script_args.prompt_column), ("completion", script_args.completion_column)):
         if old is None or old == name:
             continue
         for split, dataset in splits.items():
-            if old not in dataset.column_names:
+            if old not in (names := column_names(dataset)):
                 raise ValueError(
                     f"`--{name}_column` is {old!r}, but the {split} split has the columns "
-                    f"{', '.join(map(repr, dataset.column_names))}."
+                    f"{', '.join(map(repr, names))}."
                 )
         splits = splits.rename_column(old, name)
     if script_args.conversational:
@@ -118,14 +142,38 @@ def rename_columns(splits: DatasetDict, script_args: SolarScriptArguments) -> Da
             lambda row: {
                 "prompt": [{"role": "user", "content": row["prompt"]}],
                 "completion": [{"role": "assistant", "content": row["completion"]}],
-            },
-            desc="Making chats",
+            }
         )
     return splits
 
 
+def carry(rows: Rows, training_args: SolarSFTConfig, shuffle_buffer: int = 0, evaluate: bool = False) -> Rows:
+    """
+    Streams with their pivots, if they have none and alignment is on; tables as they are.
+
+    So are streams for evaluation that have no languages or ids: they get the SFT metrics alone.
+    """
+    if not isinstance(rows, IterableDataset) or training_args.objective is None:
+        return rows
+    names = column_names(rows)
+    needed = [training_args.language_column, *as_list(training_args.parallel_id_column)]
+    if CARRIED_PIVOT_COLUMN in names or (evaluate and not set(needed) <= set(names)):
+        return rows
+    return carry_pivots(
+        rows,
+        language_column=training_args.language_column,
+        parallel_id_column=training_args.parallel_id_column,
+        pivot_language=training_args.pivot_language,
+        multiple_pivots=training_args.multiple_pivots,
+        shuffle_buffer=shuffle_buffer or None,
+        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
+    )
+
+
 def main(script_args: SolarScriptArguments, training_args: SolarSFTConfig, model_args: ModelConfig) -> SolarSFTTrainer:
     """Train, save, and push to the Hub if asked to. Returns the trainer."""
+    if script_args.dataset_streaming and training_args.max_steps <= 0:
+        raise ValueError("`--dataset_streaming` needs `--max_steps`: how long a stream is cannot be known before.")
     model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -133,6 +181,9 @@ def main(script_args: SolarScriptArguments, training_args: SolarSFTConfig, model
     }
     training_args.model_init_kwargs = {**model_init_kwargs, **(training_args.model_init_kwargs or {})}
     train_dataset, eval_dataset = load_splits(script_args, training_args.eval_strategy != "no")
+    train_dataset = carry(train_dataset, training_args, script_args.shuffle_buffer)
+    if eval_dataset is not None:
+        eval_dataset = carry(eval_dataset, training_args, evaluate=True)
     trainer = SolarSFTTrainer(
         model=model_args.model_name_or_path,
         args=training_args,
