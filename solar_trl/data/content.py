@@ -93,8 +93,8 @@ def name_bad_row(prepare: Callable[[Dataset], Result], dataset: Dataset, name: s
             What to call it in messages.
 
     Raises:
-        ValueError: Naming the first row that fails, what it holds, and how it fails. TRL's own word on the settings comes
-            up as it is.
+        ValueError: Naming the first row that fails, what it holds, and how it fails. TRL's own word on the settings
+            comes up as it is.
     """
     try:
         return prepare(dataset)

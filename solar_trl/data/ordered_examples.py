@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from datasets import Features, IterableDataset
-from datasets.iterable_dataset import _BaseExamplesIterable
 
-from .example_iterables import typed_examples
+from .example_iterables import _BaseExamplesIterable, typed_examples
 
 
 class _InOrder(_BaseExamplesIterable):
