@@ -10,7 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from helpers import SPEC, solar_trainer, token_rows
+from helpers import SPEC, leave, solar_trainer, token_rows
 from models import tiny_model
 from tiny_tokenizer import parallel_rows, train_tokenizer
 
@@ -60,3 +60,4 @@ def main(options: dict, out: str) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]), sys.argv[2])
+    leave()

@@ -11,7 +11,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
-from helpers import SPEC, GradientRecorder, solar_trainer, token_rows
+from helpers import SPEC, GradientRecorder, leave, solar_trainer, token_rows
 from models import tiny_model
 from peft import LoraConfig
 from tiny_tokenizer import train_tokenizer
@@ -103,11 +103,4 @@ def sorted_rows() -> list[dict]:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]), sys.argv[2])
-    if torch.distributed.is_initialized():
-        # A rank that leaves while the other still works can be aborted on its way out
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-        # Threads of the backend that outlive it abort the interpreter on its way out, now and then
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    leave()

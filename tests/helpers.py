@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from typing import Any
 
 import pytest
@@ -95,3 +97,13 @@ def relative_error(got: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     )
     norm = sum(value.double().square().sum() for value in expected.values())
     return (difference / norm).sqrt().item()
+
+
+def leave() -> None:
+    """End a worker process, after all ranks."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    # Threads of the backend that outlive it abort the interpreter on its way out, now and then
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

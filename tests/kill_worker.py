@@ -11,7 +11,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch
 from datasets import Dataset
-from helpers import QUIET, solar_trainer, token_rows
+from helpers import QUIET, leave, solar_trainer, token_rows
 from models import tiny_model
 from peft import LoraConfig
 from tiny_tokenizer import train_tokenizer
@@ -93,8 +93,4 @@ def main(case: dict, folder: Path, mode: str) -> None:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    leave()
