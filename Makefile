@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: demo test test-long lint format clean help
+.PHONY: demo test test-long lint format docs clean help
 
 help:
 	@echo "make demo    SFT and SOLAR side by side on an offline example: table and pictures in outputs/demo (about 4 minutes)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-long  the test suite and the slow tests (DeepSpeed, kills at random moments)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff format and fixes"
+	@echo "make docs    the site, in outputs/docs; a warning is an error"
 	@echo "make clean   remove the environment and all outputs"
 
 $(READY): pyproject.toml constraints.txt
@@ -39,6 +40,11 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs outputs/docs
+	@echo "Open outputs/docs/index.html"
 
 clean:
 	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
