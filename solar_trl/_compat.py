@@ -7,6 +7,9 @@ with the supported range, and a test compares what is read here with what TRL it
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 import transformers
 from packaging.version import Version
@@ -32,6 +35,7 @@ _HOOKS = {
         "_get_train_sampler",
         "_load_from_checkpoint",
         "_remove_unused_columns",
+        "_save_optimizer_and_scheduler",
         "get_batch_samples",
         "get_eval_dataloader",
         "get_train_dataloader",
@@ -59,6 +63,8 @@ __all__ = [
     "FusedCausalLMOutput",
     "backbone",
     "base_model",
+    "capture_hidden_states",
+    "decoder_blocks",
     "effective_embedding",
     "head_maths",
     "loss_is_divided_by_accumulation",
@@ -96,6 +102,66 @@ def backbone(model: PreTrainedModel) -> nn.Module:
     if is_composite and Version(transformers.__version__) < Version("5.0.0"):
         return model.model
     return model.base_model
+
+
+def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """
+    The blocks of a causal language model, in order: `hidden_states[i]` is what block `i` is called with.
+
+    Raises:
+        ValueError: If no list of modules has as many entries as the configuration has layers.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    found = [
+        module
+        for module in backbone(model).modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and not isinstance(module[0], nn.Linear)
+    ]
+    if not found:
+        raise ValueError(
+            f"The {count} blocks of {type(model).__name__} were not found, so its hidden states cannot be aligned. "
+            "Use an objective on soft tokens, such as `alignment_objective='solar'`."
+        )
+    return found[0]
+
+
+@contextmanager
+def capture_hidden_states(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[list[torch.Tensor | None]]:
+    """
+    Keep hidden states of the forward passes that are made in this context, and of them alone.
+
+    What a block is called with is taken as it is, without an operation: it is part of the graph whether or not the
+    block is checkpointed (reentrant or not), and the recomputation in the backward is not seen.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Causal language model.
+        layers (sequence of `int`):
+            Indices into `hidden_states`, from 0.
+
+    Yields:
+        `list[torch.Tensor | None]`: The states `(B, T, d)` in the order of `layers`; `None` for the last one, which
+        the backbone returns.
+    """
+    states: list[torch.Tensor | None] = [None] * len(layers)
+    blocks = decoder_blocks(model) if layers else []
+
+    def keep(place):
+        def hook(module, args, kwargs):
+            states[place] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    handles = [
+        blocks[layer].register_forward_pre_hook(keep(place), with_kwargs=True)
+        for place, layer in enumerate(layers)
+        if layer < len(blocks)
+    ]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def head_maths(config: PretrainedConfig) -> HeadMaths:

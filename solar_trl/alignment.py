@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,11 +15,14 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from .config import SolarSFTConfig
-from .data import ALIGNMENT_KEY
+from .data import ALIGNMENT_KEY, DataCollatorForPivotAlignment, PairingDemand
 from .metrics import AlignmentMeter
-from .modeling import Pooling
-from .objectives import Objective, pair_distances
+from .momentum import with_negatives
+from .objectives import DISTANCES, Objective, Pairs, centroids
+from .pivot_memory import PivotMemory
+from .pooling import NEXT_TOKEN, Pooling
 from .sequence_tokens import SequenceTokens, first_row
+from .start_summaries import StartSummaries
 
 
 class RecordingProxy:
@@ -40,21 +45,78 @@ class RecordingProxy:
         return self.outputs
 
 
+@dataclass(frozen=True)
+class Summaries:
+    """
+    Summaries of sequences.
+
+    Args:
+        values (`torch.Tensor` of shape `(R, d)`, `(R, L, d)` for several layers or `(R, K, d)` for token clouds):
+            One row per sequence.
+        mask (`torch.Tensor` of shape `(R, K)`, *optional*):
+            Which tokens of a cloud are there.
+    """
+
+    values: torch.Tensor
+    mask: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, outputs: Any) -> Summaries:
+        return cls(outputs.summaries, outputs.summary_mask)
+
+    def detach(self) -> Summaries:
+        return Summaries(self.values.detach(), self.mask)
+
+    def __getitem__(self, index: torch.Tensor) -> Summaries:
+        return Summaries(self.values[index], None if self.mask is None else self.mask[index])
+
+    def followed_by(self, other: Summaries | None) -> Summaries:
+        """These and others, in one."""
+        if other is None:
+            return self
+        own, others, device = self, other, self.values.device
+        if self.mask is not None and other.mask is not None:
+            width = max(self.mask.size(1), other.mask.size(1))
+            own, others = self.padded(width), other.padded(width)
+        values = torch.cat([own.values, others.values.to(device)])
+        if own.mask is None or others.mask is None:
+            return Summaries(values)
+        return Summaries(values, torch.cat([own.mask, others.mask.to(device)]))
+
+    def padded(self, width: int) -> Summaries:
+        """Clouds of `width` tokens."""
+        assert self.mask is not None, "only clouds have tokens"
+        missing = width - self.mask.size(1)
+        others = (0, 0) * (self.values.dim() - 2)
+        return Summaries(F.pad(self.values, (*others, 0, missing)), F.pad(self.mask, (0, missing)))
+
+    def vectors(self) -> torch.Tensor:
+        """One unit vector per sequence, `(R, d')`, whose products are cosines, averaged over the layers."""
+        if self.mask is not None:
+            weights = self.mask / self.mask.sum(1, keepdim=True).clamp(min=1)
+            return Summaries(torch.einsum("rk,rk...->r...", weights.to(self.values.dtype), self.values)).vectors()
+        units = F.normalize(self.values, dim=-1)
+        return units if units.dim() == 2 else units.flatten(1) / math.sqrt(units.size(1))
+
+
 @dataclass
 class PairedSummaries:
     """
     Both sides of each pair of a micro-batch.
 
     Args:
-        aligned (`torch.Tensor` of shape `(P, d)`), pivots (`torch.Tensor` of shape `(P, d)`):
-            Summaries of the non-pivot examples, and of their pivots.
+        aligned ([`Summaries`] of `P` sequences), pivots ([`Summaries`] of `P` sequences):
+            Of the non-pivot examples, and of what they are pulled toward.
         distances (`torch.Tensor` of shape `(P,)`):
             Unweighted alignment loss of each pair.
+        anchors (`torch.Tensor` of shape `(P,)`, *optional*):
+            Distance of each pair's pivot from where it was at the start of training.
     """
 
-    aligned: torch.Tensor
-    pivots: torch.Tensor
+    aligned: Summaries
+    pivots: Summaries
     distances: torch.Tensor
+    anchors: torch.Tensor | None = None
 
 
 class AlignmentTerm:
@@ -69,13 +131,40 @@ class AlignmentTerm:
             Configuration.
         accelerator ([`~accelerate.Accelerator`]):
             Of the trainer.
+        layers (`tuple[int, ...]`, *optional*, defaults to `()`):
+            Indices into the hidden states, for objectives on them.
+        step_tokens (`frozenset[int]`, *optional*):
+            Tokens that end a step, for objectives that compare steps.
     """
 
-    def __init__(self, objective: Objective, args: SolarSFTConfig, accelerator: Accelerator):
+    def __init__(
+        self,
+        objective: Objective,
+        args: SolarSFTConfig,
+        accelerator: Accelerator,
+        layers: tuple[int, ...] = (),
+        step_tokens: frozenset[int] = frozenset(),
+    ):
         self.objective = objective
         self.args = args
         self.accelerator = accelerator
+        self.layers = layers
+        self.step_tokens = step_tokens
+        self.memory = PivotMemory(objective, accelerator.num_processes)
+        # Whether the pivots of the dataset that is evaluated on were there at construction
+        self.evaluates_lasting_pivots = True
         self.meters = {mode: AlignmentMeter(self.sum_over_ranks) for mode in ("train", "eval")}
+
+    @property
+    def demand(self) -> PairingDemand:
+        """What the collator has to provide."""
+        return PairingDemand(
+            positions=self.objective.positions,
+            of_next_token=self.objective.representation in NEXT_TOKEN,
+            pivots={"anchored": "kept", "momentum": "apart"}.get(self.objective.pivot_gradient, "batch"),
+            answer_tokens=self.objective.answer_tokens if self.objective.representation == "logits" else 0,
+            step_tokens=self.step_tokens,
+        )
 
     def sum_over_ranks(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over all ranks."""
@@ -98,6 +187,33 @@ class AlignmentTerm:
         for alignment, appended in zip(alignments, any_appends, strict=True):
             alignment["pairs_in_step"], alignment["any_rank_appends"] = counts[0], bool(appended)
 
+    def take_turns(self, batches: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+        """
+        Have the micro-batches of an optimizer step take turns: even ones train, odd ones align.
+
+        Args:
+            batches (list of `dict`):
+                Micro-batches; those that only train lose their pairs.
+            first (`int`):
+                Number of the first one, counted from the start of training.
+
+        Returns:
+            list of `dict`: Those that train.
+        """
+        tasks = []
+        for number, batch in enumerate(batches, start=first):
+            alignment = batch.get(ALIGNMENT_KEY)
+            if alignment is None:
+                tasks.append(batch)
+                continue
+            alignment["is_task"] = number % 2 == 0
+            if alignment["is_task"]:
+                tasks.append(batch)
+                for name in ("examples", "pivots", "pair_languages", "items", "pivot_keys", "pair_rows", "matches"):
+                    alignment[name] = None if alignment[name] is None else alignment[name][:0]
+                alignment.update(rows=[], wholes=None, pivot_batch=None, pivot_tokens=None)
+        return tasks
+
     def pooling(self, tokens: SequenceTokens, rows: Iterable[int], statistics: bool = True) -> Pooling:
         """What the model is asked for."""
         return Pooling(
@@ -108,13 +224,38 @@ class AlignmentTerm:
             top_k=self.args.soft_token_top_k,
             detach_embeddings=self.args.detach_embeddings,
             tile_bytes=self.args.logits_tile_mib * 2**20,
+            representation=self.objective.representation,
+            positions=self.objective.positions,
+            pooling=self.objective.pooling,
+            layers=self.layers,
+            answer_tokens=self.objective.answer_tokens,
         )
+
+    def _uses_start(self, training: bool) -> bool:
+        return self.objective.keeps_start and (training or self.evaluates_lasting_pivots)
+
+    def remember_start(self, model: nn.Module, collator: DataCollatorForPivotAlignment) -> None:
+        """Summarise all pivots with the weights as they are, unless that was done at the start of this run."""
+        if self.memory.start is not None or not self._uses_start(model.training):
+            return
+
+        def summarize(batch: dict[str, Any], tokens: SequenceTokens, rows: Sequence[int]) -> torch.Tensor:
+            return model(**batch, soft_token_pooling=self.pooling(tokens, rows, statistics=False)).summaries
+
+        training = model.training
+        model.eval()
+        try:
+            self.memory.start = StartSummaries.compute(
+                collator, self.args.per_device_eval_batch_size, summarize, self.args.device
+            )
+        finally:
+            model.train(training)
 
     def summarize_pivots(
         self, model: nn.Module, alignment: dict[str, Any], inputs: dict[str, Any]
-    ) -> torch.Tensor | None:
+    ) -> Summaries | None:
         """
-        Summaries of pivots that are not in the batch, `(A, d)`, from a forward of their own.
+        Summaries of the `A` pivots that are not in the batch, from a forward of their own.
 
         Args:
             model (`nn.Module`):
@@ -126,14 +267,25 @@ class AlignmentTerm:
         """
         batch, tokens = alignment["pivot_batch"], alignment["pivot_tokens"]
         rows = range(0 if batch is None else len(tokens.counts))
-        if batch is None and self.shards_weights and self._any_rank_appends(alignment):
+        # Asked on every rank, whatever it has itself: in an evaluation, the answer is a sum over ranks
+        any_rank_appends = self.shards_weights and self._any_rank_appends(alignment)
+        if batch is None and any_rank_appends:
             # Ranks gather the weights together, so those that miss no pivot come along with any row of theirs
             batch, tokens = first_row(inputs, alignment["tokens"])
         if batch is None:
             return None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.args.detach_pivot):
-            outputs = model(**batch, soft_token_pooling=self.pooling(tokens, rows, statistics=False))
-        return outputs.summaries
+        moves = self.objective.pivot_gradient == "both" or alignment["draws"]
+        average, examples = self.memory.average, None
+        if average is not None and alignment["draws"]:  # the average makes the pivots, not the examples before them
+            n_examples = len(alignment["pivot_keys"])
+            examples = Summaries.of(
+                model(**batch, soft_token_pooling=self.pooling(tokens, rows[:n_examples], statistics=False))
+            )
+            rows, moves = rows[n_examples:], False
+        call = model if average is None else functools.partial(average.call, model)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and moves):
+            outputs = call(**batch, soft_token_pooling=self.pooling(tokens, rows, statistics=False))
+        return Summaries.of(outputs) if examples is None else examples.followed_by(Summaries.of(outputs))
 
     def _any_rank_appends(self, alignment: dict[str, Any]) -> bool:
         if "any_rank_appends" not in alignment:  # evaluation
@@ -142,7 +294,7 @@ class AlignmentTerm:
         return alignment["any_rank_appends"]
 
     def pair(
-        self, alignment: dict[str, Any], summaries: torch.Tensor, appended: torch.Tensor | None
+        self, alignment: dict[str, Any], summaries: Summaries, appended: Summaries | None, training: bool
     ) -> PairedSummaries:
         """
         Bring both sides of each pair together.
@@ -150,16 +302,66 @@ class AlignmentTerm:
         Args:
             alignment (`dict`):
                 Pairing of the micro-batch.
-            summaries (`torch.Tensor` of shape `(R, d)`):
+            summaries ([`Summaries`]):
                 Of the rows of the batch.
-            appended (`torch.Tensor` of shape `(A, d)`, *optional*):
+            appended ([`Summaries`], *optional*):
                 Of the pivots that are not in it.
+            training (`bool`):
+                Whether it is a micro-batch of training.
         """
-        pool = summaries if appended is None else torch.cat([summaries, appended.to(summaries.device)])
-        aligned, pivots = pool[alignment["examples"].to(pool.device)], pool[alignment["pivots"].to(pool.device)]
-        if self.args.detach_pivot:
+        device = summaries.values.device
+        pool = summaries.followed_by(appended)
+        if alignment["wholes"] is not None:
+            wholes = alignment["wholes"].to(device, pool.values.dtype) @ pool.values.flatten(1)
+            pool = pool.followed_by(Summaries(wholes.view(-1, *pool.values.shape[1:])))
+        start = None
+        if self._uses_start(training):
+            assert self.memory.start is not None, "summaries at the start are made before the first batch"
+            start = self.memory.start.look_up(alignment["pivot_keys"], like=summaries.values)
+        aligned = pool[alignment["examples"].to(device)]
+        kept = self.objective.pivot_gradient == "anchored" and start is not None
+        pivots = Summaries(start) if kept else pool[alignment["pivots"].to(device)]
+        if self.objective.pivot_gradient != "both":
             pivots = pivots.detach()
-        return PairedSummaries(aligned, pivots, pair_distances(aligned, pivots, self.objective.distance))
+        matches = alignment["matches"]
+        pairs = Pairs(
+            aligned=aligned.values,
+            pivots=pivots.values,
+            items=alignment["items"].to(device),
+            aligned_mask=aligned.mask,
+            pivot_mask=pivots.mask,
+            matches=None if matches is None else matches.to(device),
+        )
+        if self.objective.target == "centroid":
+            target = centroids(pairs)
+            target = target if self.objective.pivot_gradient == "both" else target.detach()
+            pairs, pivots = replace(pairs, pivots=target), Summaries(target)
+        if self.objective.distance == "info_nce":
+            gathers = self.objective.gather and self.accelerator.num_processes > 1
+            queue = self.memory.queue if training else None
+            pairs = with_negatives(pairs, self.objective.direction, gathers, queue)
+        paired = PairedSummaries(aligned, pivots, self.distances(pairs))
+        if self.objective.anchor_weight and start is not None:
+            paired.anchors = self.distances(Pairs(pivots.values, start))
+        if training and self.memory.queue is not None:
+            # Behind the rows, and what examples there are in the side batch, each pivot is there once
+            n_others = len(summaries.values) + (len(pairs) if alignment["draws"] else 0)
+            past, places = pool.values[n_others:], alignment["pivots"].to(device) - n_others
+            items = pairs.item_numbers()
+            self.memory.queue.push(past, items.new_zeros(len(past)).scatter(0, places, items))
+        return paired
+
+    def total(self, pairs: PairedSummaries) -> torch.Tensor:
+        """Sum of what is minimised over the pairs of a micro-batch."""
+        total = pairs.distances.sum()
+        return total if pairs.anchors is None else total + self.objective.anchor_weight * pairs.anchors.sum()
+
+    def distances(self, pairs: Pairs) -> torch.Tensor:
+        """Distance of each pair, `(P,)`; the mean over the layers, if there are several."""
+        function, settings = DISTANCES[self.objective.distance].function, self.objective.distance_settings
+        if len(self.layers) < 2:
+            return function(pairs, settings)
+        return torch.stack([function(pairs.layer(i), settings) for i in range(len(self.layers))]).mean(0)
 
     def scale(self, alignment: dict[str, Any], weight: float, divided_by: int) -> torch.Tensor:
         """
@@ -206,7 +408,7 @@ class AlignmentTerm:
             _sum_by_example(x, alignment["positions"], len(alignment["languages"]))
             for x in (token_loss, outputs.label_mask)
         )
-        device = pairs.aligned.device
+        device = pairs.distances.device
         row_weights = pair_weights = None
         state = self.accelerator.gradient_state
         if steps is None and self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
@@ -214,17 +416,18 @@ class AlignmentTerm:
             owners = torch.tensor(alignment["dataset_rows"], device=device)
             real = state.remainder - self.accelerator.process_index * (alignment["dataset_rows"][-1] + 1)
             row_weights = (owners < real).to(torch.float32)
-            rows = torch.tensor(alignment["rows"], device=device, dtype=torch.int64)
-            pair_weights = row_weights[rows[alignment["examples"].to(device)]]
+            pair_weights = row_weights[alignment["pair_rows"].to(device)]
+        aligned, pivots = pairs.aligned.vectors(), pairs.pivots.vectors()
         self.meters["eval" if steps is None else "train"].update(
             n_languages=n_languages,
             token_loss=loss,
             token_counts=counts,
             languages=alignment["languages"].to(device),
             distances=pairs.distances,
-            similarities=F.cosine_similarity(pairs.aligned, pairs.pivots, dim=-1),
+            similarities=(aligned * pivots).sum(-1),
             pair_languages=alignment["pair_languages"].to(device),
-            pivots=pairs.pivots,
+            pivots=pivots,
+            anchors=pairs.anchors,
             steps=steps or 0.0,
             row_weights=row_weights,
             pair_weights=pair_weights,

@@ -13,11 +13,15 @@ from ._logging import get_logger
 
 # Written last by the Trainer, so that a checkpoint without it was never finished
 STATE_NAME = "trainer_state.json"
+# State of the alignment objective, if it has any
+ALIGNMENT_STATE_NAME = "alignment_state.safetensors"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "pytorch_model_fsdp*", "global_step*")
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 
 
-def checkpoint_damage(checkpoint: str | os.PathLike, only_model: bool = False) -> str | None:
+def checkpoint_damage(
+    checkpoint: str | os.PathLike, only_model: bool = False, alignment_state: bool = False
+) -> str | None:
     """
     What is wrong with a checkpoint, as a kill or a full disk leaves it. Reads headers only.
 
@@ -26,6 +30,8 @@ def checkpoint_damage(checkpoint: str | os.PathLike, only_model: bool = False) -
             Directory that a Trainer saved.
         only_model (`bool`, *optional*, defaults to `False`):
             Whether it was saved without optimizer and random states (`save_only_model`).
+        alignment_state (`bool`, *optional*, defaults to `False`):
+            Whether the alignment objective needs its state.
 
     Returns:
         `str` or `None`: The first fault, or `None` if the checkpoint is whole.
@@ -61,10 +67,14 @@ def checkpoint_damage(checkpoint: str | os.PathLike, only_model: bool = False) -
             return "the optimizer state is missing"
         if not _has_any(folder, ("rng_state*.pth",)):
             return "the random state is missing"
+        if alignment_state and not (folder / ALIGNMENT_STATE_NAME).exists():
+            return f"{ALIGNMENT_STATE_NAME}, which the alignment objective goes on from, is missing"
     return None
 
 
-def checkpoint_to_resume(wanted: str | bool, output_dir: str, only_model: bool = False) -> str | bool:
+def checkpoint_to_resume(
+    wanted: str | bool, output_dir: str, only_model: bool = False, alignment_state: bool = False
+) -> str | bool:
     """
     The checkpoint to resume from.
 
@@ -73,7 +83,8 @@ def checkpoint_to_resume(wanted: str | bool, output_dir: str, only_model: bool =
             A checkpoint, or `True` for the last one in `output_dir`. Damaged ones are then passed over with a warning.
         output_dir (`str`):
             Where the Trainer saves.
-        only_model (`bool`, *optional*, defaults to `False`):
+        only_model (`bool`, *optional*, defaults to `False`), alignment_state (`bool`, *optional*, defaults to
+            `False`):
             As for [`checkpoint_damage`].
 
     Returns:
@@ -83,22 +94,22 @@ def checkpoint_to_resume(wanted: str | bool, output_dir: str, only_model: bool =
         ValueError: If the wanted checkpoint is damaged, or all of them are.
     """
     if isinstance(wanted, str):
-        damage = checkpoint_damage(wanted, only_model) if os.path.isdir(wanted) else None
+        damage = checkpoint_damage(wanted, only_model, alignment_state) if os.path.isdir(wanted) else None
         if damage is None:
             return wanted
-        intact = _intact(_checkpoints(os.path.dirname(os.path.abspath(wanted))), only_model)
+        intact = _intact(_checkpoints(os.path.dirname(os.path.abspath(wanted))), only_model, alignment_state)
         way_out = f"The last whole one beside it is {intact}." if intact else "There is no whole one beside it."
         raise ValueError(
             f"The checkpoint {wanted} cannot be resumed from: {damage}. The run was probably killed while it was "
             f"being saved. {way_out}"
         )
     checkpoints = _checkpoints(output_dir)
-    intact = _intact(checkpoints, only_model, warn=True)
+    intact = _intact(checkpoints, only_model, alignment_state, warn=True)
     if intact is None and checkpoints:
+        damage = checkpoint_damage(checkpoints[0], only_model, alignment_state)
         raise ValueError(
             f"None of the {len(checkpoints)} checkpoints in {output_dir} can be resumed from; in the last one, "
-            f"{checkpoints[0].name}, {checkpoint_damage(checkpoints[0], only_model)}. Train from the start without "
-            "`resume_from_checkpoint`."
+            f"{checkpoints[0].name}, {damage}. Train from the start without `resume_from_checkpoint`."
         )
     return wanted if intact is None else str(intact)
 
@@ -115,9 +126,9 @@ def _checkpoints(folder: str) -> list[Path]:
     return [path for _, path in sorted(steps, reverse=True)]
 
 
-def _intact(checkpoints: list[Path], only_model: bool, warn: bool = False) -> Path | None:
+def _intact(checkpoints: list[Path], only_model: bool, alignment_state: bool, warn: bool = False) -> Path | None:
     for checkpoint in checkpoints:
-        damage = checkpoint_damage(checkpoint, only_model)
+        damage = checkpoint_damage(checkpoint, only_model, alignment_state)
         if damage is None:
             return checkpoint
         if warn:
@@ -126,7 +137,7 @@ def _intact(checkpoints: list[Path], only_model: bool, warn: bool = False) -> Pa
 
 
 def _has_any(folder: Path, patterns: tuple[str, ...]) -> bool:
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
+    return any(path.name != ALIGNMENT_STATE_NAME for pattern in patterns for path in folder.glob(pattern))
 
 
 def _is_whole_safetensors(path: Path) -> bool:

@@ -9,12 +9,14 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ._compat import effective_embedding, sampling_strategy, vocabulary_size
+from ._compat import decoder_blocks, effective_embedding, sampling_strategy, vocabulary_size
 from .config import SolarSFTConfig
 from .data.example_iterables import is_split_by_node
 from .data.streaming import CARRIED_PIVOT_COLUMN
 from .data.tables import column_names
+from .objectives import Objective, layer_indices
 
 
 def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None, streaming: bool = False) -> None:
@@ -39,6 +41,14 @@ def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None, st
             "`packing=True` brings the translations of an item together, for which it must see all rows, and the "
             "train dataset is an `IterableDataset`. Set `packing=False` (`padding_free=True` spares the padding as "
             "well), or load it with `streaming=False`."
+        )
+    objective = args.objective
+    if objective is not None and objective.keeps_start and streaming:
+        setting = "anchor_weight" if objective.anchor_weight else "pivot_gradient"
+        raise ValueError(
+            f"`{setting}={getattr(objective, setting)!r}` needs the summaries of all pivots before training starts, "
+            "and the rows of an `IterableDataset` bring theirs along. Load the train dataset with `streaming=False`, "
+            "or choose another `pivot_gradient` and `anchor_weight=0` in `alignment_kwargs`."
         )
     if args.label_smoothing_factor > 0:
         raise ValueError(
@@ -71,9 +81,17 @@ def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None, st
         )
 
 
-def check_parallelism(args: SolarSFTConfig, accelerator: Accelerator) -> None:
+def check_parallelism(args: SolarSFTConfig, accelerator: Accelerator, draws: bool = False) -> None:
     """
     Refuse ways to distribute the model that are not handled.
+
+    Args:
+        args ([`SolarSFTConfig`]):
+            Configuration.
+        accelerator ([`~accelerate.Accelerator`]):
+            Of the trainer.
+        draws (`bool`, *optional*, defaults to `False`):
+            Whether pairs come from an alignment dataset.
 
     Raises:
         ValueError: Naming the setting and the way out.
@@ -98,12 +116,33 @@ def check_parallelism(args: SolarSFTConfig, accelerator: Accelerator) -> None:
             "FSDP2 (`fsdp_version: 2` in the accelerate config or in `fsdp_config`), or set "
             "`alignment_objective='none'`."
         )
+    objective = args.objective
+    if objective is not None:
+        _check_sharding(objective, kind)
     reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
-    if not args.detach_pivot and args.gradient_checkpointing and reentrant and accelerator.num_processes > 1:
+    moves = objective is not None and (objective.pivot_gradient == "both" or draws)
+    if moves and args.gradient_checkpointing and reentrant and accelerator.num_processes > 1:
         raise ValueError(
-            "`detach_pivot=False` runs a second forward pass with gradients, which DDP does not allow with reentrant "
-            "gradient checkpointing (`gradient_checkpointing_kwargs={'use_reentrant': True}`). Set `use_reentrant` to "
-            "`False`, `detach_pivot=True`, or `gradient_checkpointing=False`."
+            f"A pivot that moves (`detach_pivot={args.detach_pivot}`, `alignment_objective="
+            f"{args.alignment_objective!r}`) or an `alignment_dataset` takes a second forward pass with gradients, "
+            "which DDP does not allow with reentrant gradient checkpointing (`gradient_checkpointing_kwargs="
+            "{'use_reentrant': True}`). Set `use_reentrant` to `False`, keep the pivot constant (`detach_pivot=True` "
+            "and `alignment_kwargs={'pivot_gradient': 'detached'}`), or set `gradient_checkpointing=False`."
+        )
+
+
+def _check_sharding(objective: Objective, kind: str) -> None:
+    one_by_one = objective.representation == "soft_token" and objective.pooling not in ("mean", "last")
+    if one_by_one and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"`pooling={objective.pooling!r}` of soft tokens computes them one by one and again in the backward, when "
+            "ZeRO-3 has taken the weights apart. Use ZeRO-2 or FSDP2, or `pooling='mean'`."
+        )
+    if kind in ("FSDP", "DEEPSPEED") and objective.pivot_gradient == "momentum":
+        raise ValueError(
+            f"`pivot_gradient='momentum'` keeps an average of all trainable weights on each rank, and {kind} shards "
+            "them. Train with DDP (with LoRA the average is small), or set `pivot_gradient` to 'detached' or "
+            "'anchored' in `alignment_kwargs`."
         )
 
 
@@ -152,6 +191,35 @@ def check_dataset(dataset: Any, name: str, streaming: bool = False) -> None:
         raise ValueError(
             f"The {name} has the column {images[0]!r}: vision datasets are not supported with alignment. Remove the "
             "column if the rows are text, or set `alignment_objective='none'`."
+        )
+
+
+def check_alignment_dataset(args: SolarSFTConfig, train_dataset: Any, pivot_dataset: Any) -> None:
+    """
+    Refuse settings that do not go with pairs from a dataset of their own.
+
+    Raises:
+        ValueError: Naming the setting and the way out.
+    """
+    if pivot_dataset is not None:
+        raise ValueError(
+            "`pivot_dataset` and `alignment_dataset` are both given: the pivots of an alignment dataset are among its "
+            "own rows. Put them there (`datasets.concatenate_datasets`)."
+        )
+    if isinstance(train_dataset, IterableDataset):
+        raise ValueError(
+            "`alignment_dataset` is given and the train dataset is an `IterableDataset`: rows draw their pairs by "
+            "their number, which rows of a stream do not have. Load it with `streaming=False`."
+        )
+    if args.packing:
+        raise ValueError(
+            "`alignment_dataset` is given and `packing=True`: packed rows do not keep the numbers by which rows draw "
+            "their pairs. Set `packing=False` (`padding_free=True` spares the padding as well)."
+        )
+    if args.objective is not None and args.objective.step_delimiters:
+        raise ValueError(
+            "`alignment_dataset` is given and responses are cut into steps (`step_delimiters`): sentences that are "
+            "aligned on their own have none. Leave `step_delimiters` unset."
         )
 
 
@@ -204,11 +272,57 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
             f"The LM head scores {vocab_size} tokens but the input embedding has {rows} rows, so "
             "probabilities have no embedding to weight. Resize both with `model.resize_token_embeddings`."
         )
+    objective = args.objective
+    trainable = not args.detach_embeddings and any(tensor.requires_grad for tensor in embedding.tensors)
+    only_embeddings = objective is not None and (
+        objective.representation == "hard_token"
+        or (objective.representation == "hidden_state" and not any(objective_layers(objective, model)))
+    )
+    if only_embeddings and not trainable:
+        raise ValueError(
+            "The alignment objective compares the embeddings of given tokens, which only the embeddings can change, "
+            "and they are not trained here. Train them (full fine-tuning, or LoRA with 'embed_tokens' among its "
+            "`target_modules`) with `detach_embeddings=False`, or use `alignment_objective='solar'`."
+        )
     if args.soft_token_top_k is not None and args.soft_token_top_k > vocab_size:
         raise ValueError(
             f"`soft_token_top_k` is {args.soft_token_top_k}, more than the vocabulary of {vocab_size} tokens. Use a "
             "smaller number, or `None` for the whole vocabulary."
         )
+
+
+def objective_layers(objective: Objective, model: PreTrainedModel) -> tuple[int, ...]:
+    """
+    Indices into the hidden states that an objective compares, none if it compares something else.
+
+    Raises:
+        ValueError: If the model does not have a layer.
+    """
+    if objective.representation != "hidden_state":
+        return ()
+    return layer_indices(objective.layers, len(decoder_blocks(model)))
+
+
+def step_tokens(objective: Objective, tokenizer: Any) -> frozenset[int]:
+    """
+    Tokens whose text holds what ends a step of a response, none if the objective does not compare steps.
+
+    Raises:
+        ValueError: If no token has a delimiter.
+    """
+    if not objective.step_delimiters:
+        return frozenset()
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+    texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    missing = [part for part in objective.step_delimiters if not any(part in text for text in texts)]
+    if missing:
+        raise ValueError(
+            f"`step_delimiters` of the alignment objective has {missing[0]!r}, which is in no single token of the "
+            "tokenizer. Give characters that end a line or a sentence, such as '\n'."
+        )
+    return frozenset(
+        token for token, text in enumerate(texts) if any(part in text for part in objective.step_delimiters)
+    )
 
 
 def check_collator(collator: Callable, rows: list[dict[str, Any]]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 from trl import SFTConfig
@@ -36,8 +39,17 @@ class SolarSFTConfig(SFTConfig):
 
         alignment_objective (`str`, *optional*, defaults to `"solar"`):
             Preset of the alignment objective. `"solar"` pulls the soft-token summary of each non-pivot response toward
-            that of its pivot parallel (SOLAR, https://huggingface.co/papers/2606.26466). `"none"` turns alignment off:
-            training is then that of [`~trl.SFTTrainer`], bit for bit.
+            that of its pivot parallel (SOLAR, https://huggingface.co/papers/2606.26466). Its rivals: `"mid_align"`,
+            `"hidden_cosine"`, `"soft_info_nce"`, `"hard_token"`, `"l2_anchor"`, `"afp"`, `"soft_mmd"`, `"info_xlm"`,
+            `"centroid"` and `"answer_kl"`, each explained in [`~solar_trl.objectives.OBJECTIVES`]. `"none"` turns
+            alignment off: training is then that of [`~trl.SFTTrainer`], bit for bit.
+        alignment_kwargs (`dict[str, Any]` or `str`, *optional*):
+            Settings of the objective that differ from the preset, as fields of [`~solar_trl.objectives.Objective`]:
+            `{"layers": [0.5], "positions": "prompt"}`. On the command line a JSON string.
+        alignment_alternate (`bool`, *optional*, defaults to `False`):
+            Whether micro-batches take turns: one with the SFT loss alone, the next with the alignment term alone, as
+            in mid-align (https://arxiv.org/abs/2502.14830). The SFT loss then sees half of the rows of an epoch. With
+            `False`, every micro-batch has both.
         alignment_weight (`float`, *optional*, defaults to `1.0`):
             Weight λ of the alignment term in the loss. `0` turns alignment off like `alignment_objective="none"`. The
             paper's value is not public. `1.0` is the largest weight that was harmless in small offline experiments
@@ -55,8 +67,11 @@ class SolarSFTConfig(SFTConfig):
             Mix over the `k` most likely tokens only, renormalised. `None` (default) mixes over the whole vocabulary,
             which costs no more here and has no discontinuity where ranks swap.
         detach_pivot (`bool`, *optional*, defaults to `True`):
-            Whether the pivot's summary is a constant target. With `False`, the pivot language moves toward the others
-            as well, and pivots that are not in the batch go through a forward pass with gradients.
+            Whether the pivot's summary is a constant target. `False` lets it move whatever the preset says, like
+            `alignment_kwargs={"pivot_gradient": "both"}`: the pivot language moves toward the others as well, and
+            pivots that are not in the batch go through a forward pass with gradients. `True` leaves it to the preset:
+            in `"solar"` it is constant, in those whose source moves both sides (`"mid_align"`, `"afp"`, `"l2_anchor"`)
+            `alignment_kwargs={"pivot_gradient": "detached"}` stops it.
         detach_embeddings (`bool`, *optional*, defaults to `False`):
             Whether the embeddings that are mixed are constants for the alignment term. With `False` they feel the pull
             too (where they are trainable at all), which in small experiments was the safer way.
@@ -91,13 +106,29 @@ class SolarSFTConfig(SFTConfig):
             whole one, but dropping many pairs is worse than a few blunt ones: the report at construction counts them.
     """
 
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "alignment_kwargs"]
+
     # Parameters that control the alignment objective
     alignment_objective: str = field(
         default="solar",
         metadata={
             "help": "Preset of the alignment objective: 'solar' pulls the soft-token summary of each non-pivot "
-            "response toward that of its pivot parallel; 'none' turns alignment off.",
+            "response toward that of its pivot parallel; the others are its rivals; 'none' turns alignment off.",
             "choices": list(OBJECTIVES),
+        },
+    )
+    alignment_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Settings of the alignment objective that differ from the preset, as fields of "
+            "`solar_trl.objectives.Objective`. On the command line a JSON string."
+        },
+    )
+    alignment_alternate: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether micro-batches take turns: one with the SFT loss alone, the next with the alignment term "
+            "alone."
         },
     )
     alignment_weight: float = field(
@@ -131,7 +162,10 @@ class SolarSFTConfig(SFTConfig):
     )
     detach_pivot: bool = field(
         default=True,
-        metadata={"help": "Whether the pivot's summary is a constant target, which sends no gradient anywhere."},
+        metadata={
+            "help": "Whether the pivot's summary is a constant target, which sends no gradient anywhere. False lets "
+            "it move; True leaves it to the preset."
+        },
     )
     detach_embeddings: bool = field(
         default=False,
@@ -209,6 +243,8 @@ class SolarSFTConfig(SFTConfig):
             if not isinstance(value, str) or value not in choices:
                 raise ValueError(f"`{name}` is {value!r}, expected one of {', '.join(map(repr, choices))}.")
 
+        self._check_objective()
+
         # YAML reads `1e-1` as a string, and so does the command line for untyped values
         for name in ("alignment_weight", "alignment_warmup_ratio", "soft_token_temperature"):
             value = getattr(self, name)
@@ -248,7 +284,7 @@ class SolarSFTConfig(SFTConfig):
             )
         if self.logits_tile_mib < 1:
             raise ValueError(f"`logits_tile_mib` is {self.logits_tile_mib}, expected at least 1 (MiB).")
-        for name in ("detach_pivot", "detach_embeddings"):
+        for name in ("detach_pivot", "detach_embeddings", "alignment_alternate"):
             value = getattr(self, name)
             if not isinstance(value, bool):  # the string "false" is true
                 raise TypeError(f"`{name}` must be `True` or `False`, got {value!r}.")
@@ -264,10 +300,50 @@ class SolarSFTConfig(SFTConfig):
         if not isinstance(self.language_column, str) or not self.language_column:
             raise ValueError(f"`language_column` must be a non-empty string, got {self.language_column!r}.")
 
+    def _check_objective(self) -> None:
+        changes = self.alignment_kwargs
+        if isinstance(changes, str):
+            try:
+                changes = json.loads(changes)
+            except json.JSONDecodeError:
+                changes = None
+        if changes is not None or self.alignment_kwargs is not None:
+            if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
+                raise TypeError(
+                    f"`alignment_kwargs` must be a dict (on the command line a JSON string), got "
+                    f"{self.alignment_kwargs!r}."
+                )
+            self.alignment_kwargs = dict(changes)
+        preset = OBJECTIVES[self.alignment_objective]
+        if preset is None:
+            if self.alignment_kwargs:
+                raise ValueError(
+                    f"`alignment_kwargs` is {self.alignment_kwargs!r}, but `alignment_objective='none'` has no "
+                    "settings. Choose another preset, or leave it unset."
+                )
+            return
+        wanted = (self.alignment_kwargs or {}).get("pivot_gradient", "both")
+        if self.detach_pivot is False and wanted != "both":
+            raise ValueError(
+                f"`detach_pivot=False` lets the pivot move, but `alignment_kwargs` sets `pivot_gradient={wanted!r}`. "
+                "Leave one of them out."
+            )
+        try:
+            self._build_objective(preset)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"`alignment_kwargs` is {self.alignment_kwargs!r}: {error}") from None
+
+    def _build_objective(self, preset: Objective) -> Objective:
+        changes = dict(self.alignment_kwargs or {})  # type: ignore[arg-type]
+        if self.detach_pivot is False:
+            changes["pivot_gradient"] = "both"
+        return preset.override(changes)
+
     @property
     def objective(self) -> Objective | None:
         """The alignment objective, or `None` if alignment is off: preset `"none"`, or weight 0."""
-        return OBJECTIVES[self.alignment_objective] if self.alignment_weight != 0 else None
+        preset = OBJECTIVES[self.alignment_objective]
+        return None if preset is None or self.alignment_weight == 0 else self._build_objective(preset)
 
     @classmethod
     def from_arguments(cls, args: TrainingArguments) -> SolarSFTConfig:

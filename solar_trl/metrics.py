@@ -42,6 +42,7 @@ class AlignmentMeter:
         steps: float,
         row_weights: torch.Tensor | None = None,
         pair_weights: torch.Tensor | None = None,
+        anchors: torch.Tensor | None = None,
     ) -> None:
         """
         Add a micro-batch. Called by every rank the same number of times, with any number of pairs.
@@ -67,6 +68,8 @@ class AlignmentMeter:
                 Share of an optimizer step that the micro-batch is.
             row_weights (`torch.Tensor` of shape `(B,)`, *optional*), pair_weights (of shape `(P,)`, *optional*):
                 0 for rows that only fill up the last batch of an evaluation.
+            anchors (`torch.Tensor` of shape `(P,)`, *optional*):
+                Distance of each pair's pivot from its start; given on all ranks or on none.
         """
         dtype = torch.float32 if token_loss.device.type == "mps" else torch.float64
 
@@ -86,6 +89,8 @@ class AlignmentMeter:
             "pairs": by_language(torch.ones_like(similarities), pair_languages, pair_weights),
             "units": units.sum(0),
         }
+        if anchors is not None:
+            parts["anchor"] = by_language(anchors, pair_languages, pair_weights)
         total = self._reduce(torch.cat(list(parts.values())))
         for (name, part), value in zip(
             parts.items(), total.split([part.numel() for part in parts.values()]), strict=True
@@ -107,6 +112,8 @@ class AlignmentMeter:
             logs["sft_loss"] = sum(sums["loss"]) / n_tokens
         if n_pairs:
             logs["alignment_loss"] = sum(sums["distance"]) / n_pairs
+            if "anchor" in sums:
+                logs["anchor_loss"] = sum(sums["anchor"]) / n_pairs
             logs["pivot_similarity"] = sum(sums["similarity"]) / n_pairs
             # Mean squared distance of unit vectors from their mean
             logs["summary_variance"] = 1 - (self._sums["units"] / n_pairs).square().sum().item()

@@ -9,24 +9,13 @@ from typing import Any
 from .config import SolarSFTConfig
 from .data import PairingReport
 from .data.report import printable
+from .objectives import OBJECTIVES, Objective
 
-
-PAPER = {
-    "title": "Soft Token Alignment for Cross-Lingual Reasoning",
-    "id": "2606.26466",
-    # docstyle-ignore
-    "citation": """\
-@article{he2026solar,
-    title         = {{Soft Token Alignment for Cross-Lingual Reasoning}},
-    author        = {He, Jiayi and Park, Jungsoo and Xu, Wei and Ritter, Alan},
-    year          = {2026},
-    eprint        = {2606.26466},
-    archivePrefix = {arXiv}
-}""",
-}
 
 SETTINGS = (
     "alignment_objective",
+    "alignment_kwargs",
+    "alignment_alternate",
     "alignment_weight",
     "alignment_schedule",
     "alignment_warmup_ratio",
@@ -58,10 +47,10 @@ def _code(value: Any) -> str:
 
 def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str:
     """Markdown on the objective, its settings and the pairs it was trained on."""
-    lines = [
-        "### Cross-lingual alignment",
-        "",
-        "Alignment was off." if args.objective is None else args.objective.description,
+    objective = args.objective
+    lines = ["### Cross-lingual alignment", ""]
+    lines += ["Alignment was off."] if objective is None else _describe(objective)
+    lines += [
         "",
         "| Setting | Value |",
         "| --- | --- |",
@@ -81,6 +70,34 @@ def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str
         ]
     lines += ["", "Trained with [solar-trl](https://pypi.org/project/solar-trl/), an extension of TRL's `SFTTrainer`."]
     return "\n".join(lines)
+
+
+def _describe(objective: Objective) -> list[str]:
+    """Lines on what was aligned, and where that comes from."""
+    changed = [name for name, value in objective.settings.items() if getattr(_preset(objective), name, value) != value]
+    lines = [objective.description]
+    if changed:
+        lines[0] += f" Changed from the preset: {', '.join(f'`{name}`' for name in changed)}."
+    points = ", ".join(f"{name} {_code(value)}" for name, value in objective.settings.items())
+    lines += ["", f"Point in the frame of objectives: {points}."]
+    if objective.source is not None:
+        lines += ["", f"After {objective.source.title} (arXiv:{objective.source.number}), {objective.status}."]
+    if objective.choices:
+        lines += ["", objective.choices]
+    return lines
+
+
+def _preset(objective: Objective) -> Objective | None:
+    return next((x for x in OBJECTIVES.values() if x and x.description == objective.description), None)
+
+
+def identity(preset: str) -> tuple[str, dict[str, str]]:
+    """What TRL's model card calls the method, and where it comes from: title, arXiv identifier and citation."""
+    objective = OBJECTIVES[preset]
+    names = {"solar": "SOLAR", "none": "SFT"}
+    name = names.get(preset, f"SFT with cross-lingual alignment ({preset})")
+    source = None if objective is None else objective.source
+    return name, {} if source is None else {"title": source.title, "id": source.number, "citation": source.citation}
 
 
 def add_alignment_section(path: str | Path, args: SolarSFTConfig, report: PairingReport | None) -> None:

@@ -7,69 +7,22 @@ import types
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from ._compat import (
     FusedCausalLMOutput,
     backbone,
+    capture_hidden_states,
     effective_embedding,
     head_maths,
     maybe_gather_lm_head_ctx,
     router_aux_loss,
     whole_tensor,
 )
-from .kernels import TILE_BYTES, HeadOptions, soft_token_head
-from .sequence_tokens import SequenceTokens
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """
-    Which sequences of a batch to summarise, and how. Travels through the wrappers around a model as one keyword
-    argument, so that trainers of the same model do not share settings.
-
-    Args:
-        tokens ([`SequenceTokens`]):
-            Supervised tokens of the sequences of the batch.
-        rows (`tuple[int, ...]`):
-            Sequences to summarise, ascending. Each needs at least one supervised position.
-        statistics (`bool`, *optional*, defaults to `True`):
-            Whether to compute the outputs of the SFT loss. `False` for a forward that only gives summaries; the router
-            loss of a Mixture-of-Experts model is then left out too.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature τ of the soft tokens.
-        top_k (`int`, *optional*):
-            Number of tokens to mix. `None` mixes all.
-        detach_embeddings (`bool`, *optional*, defaults to `False`):
-            Whether the mixed embeddings are constants.
-        tile_bytes (`int`, *optional*, defaults to `TILE_BYTES`):
-            Memory for tiles of logits.
-    """
-
-    tokens: SequenceTokens
-    rows: tuple[int, ...]
-    statistics: bool = True
-    temperature: float = 1.0
-    top_k: int | None = None
-    detach_embeddings: bool = False
-    tile_bytes: int = TILE_BYTES
-
-    def segments(self, n_virtual: int) -> tuple[list[tuple[int, int]], int]:
-        """
-        Ranges of the pooled sequences among the scored tokens, and the number of scored tokens.
-
-        Args:
-            n_virtual (`int`):
-                Label positions that prompt-learning PEFT has put in front. The one that predicts the first token is
-                scored but not pooled.
-        """
-        pooled, segments, start = set(self.rows), [], 0
-        for row, (count, first) in enumerate(zip(self.tokens.counts, self.tokens.first, strict=True)):
-            start += first if n_virtual else 0
-            if row in pooled:
-                segments.append((start, start + count))
-            start += count
-        return segments, start
+from .kernels import HeadOptions, soft_token_head
+from .pooling import Pooling, select_ranges, to_device
+from .representations import next_tokens, summarize
 
 
 @dataclass
@@ -79,10 +32,14 @@ class SoftTokenOutput(FusedCausalLMOutput):
 
     Args:
         summaries (`torch.Tensor` of shape `(R, d)`):
-            Soft-token summary of each sequence in `Pooling.rows`, in that order, in at least float32.
+            Summary of each sequence in `Pooling.rows`, in that order, in at least float32. Of hidden states of several
+            layers `(R, L, d)`; unpooled tokens `(R, K, d)`.
+        summary_mask (`torch.Tensor` of shape `(R, K)` and dtype bool, *optional*):
+            Which of the unpooled tokens are there.
     """
 
     summaries: torch.Tensor | None = None
+    summary_mask: torch.Tensor | None = None
 
 
 def add_soft_token_head(model: PreTrainedModel) -> None:
@@ -122,7 +79,8 @@ def _soft_token_forward(
     kwargs.pop("output_router_logits", None)
     if wants_router:
         kwargs["output_router_logits"] = True
-    outputs = backbone(model)(*args, **kwargs)
+    with capture_hidden_states(model, pooling.layers) as states:
+        outputs = backbone(model)(*args, **kwargs)
 
     head, embedding = model.get_output_embeddings(), effective_embedding(model)
     whole = functools.cache(whole_tensor)  # tied weights stay one tensor
@@ -131,13 +89,15 @@ def _soft_token_forward(
     embedding = embedding.map(lambda tensor: whole(tensor).to(weight.device))
     if pooling.detach_embeddings:
         embedding = embedding.map(torch.Tensor.detach)
-    hidden, labels = outputs.last_hidden_state[:, :-1].to(weight.device), labels[:, 1:].to(weight.device)
-    mask = labels != -100
+    hidden, labels = outputs.last_hidden_state.to(weight.device), labels.to(weight.device)
+    mask = labels[:, 1:] != -100
 
-    segments, n_tokens = pooling.segments(n_virtual=mask.size(1) - (pooling.tokens.width - 1))
+    n_virtual = labels.size(1) - pooling.tokens.width
+    segments, n_tokens = pooling.segments(n_virtual)
     # Known to the host, so that nothing waits for the device; where it is wrong, other tokens would be pooled
     torch._assert_async(mask.sum() == n_tokens, "the labels changed after the batch was put together")
-    positions = mask.flatten().nonzero_static(size=n_tokens).squeeze(1)
+    # Nothing follows the last position of a row
+    positions = F.pad(mask, (0, 1)).flatten().nonzero_static(size=n_tokens).squeeze(1)
     options = HeadOptions(
         maths=head_maths(model.config),
         temperature=pooling.temperature,
@@ -146,19 +106,39 @@ def _soft_token_forward(
         gather=maybe_gather_lm_head_ctx,
         tile_bytes=pooling.tile_bytes,
     )
+    log_probs = entropy = is_top1 = summaries = summary_mask = None
     with options.whole(weight, bias, *embedding.tensors):
-        log_probs, entropy, is_top1, mean_probs, summaries = soft_token_head(
-            hidden.flatten(0, 1)[positions],
-            weight,
-            bias,
-            embedding.weight,
-            labels.flatten()[positions],
-            segments,
-            options,
-        )
-        summaries = embedding.add_adapters(summaries, mean_probs)
+        if pooling.is_fused or pooling.statistics:
+            log_probs, entropy, is_top1, mean_probs, summaries = soft_token_head(
+                hidden.flatten(0, 1)[positions],
+                weight,
+                bias,
+                embedding.weight if pooling.is_fused else None,
+                F.pad(labels[:, 1:], (0, 1)).flatten()[positions],
+                segments if pooling.is_fused else [],
+                options,
+            )
+        if pooling.is_fused:
+            summaries = embedding.add_adapters(summaries, mean_probs)
+        else:
+            if pooling.positions in ("response", "answer"):
+                index, ranges = select_ranges(positions, segments)
+            else:
+                places, ranges = pooling.places(n_virtual)
+                index = to_device(torch.tensor(places, dtype=torch.int64), positions.device)
+            summaries, summary_mask = summarize(
+                pooling,
+                index,
+                ranges,
+                states=[outputs.last_hidden_state if state is None else state for state in states],
+                hidden=hidden,
+                next_tokens=lambda: next_tokens(labels, args, kwargs),
+                head=(weight, bias),
+                embedding=embedding,
+                options=options,
+            )
     if not pooling.statistics:
-        return SoftTokenOutput(label_mask=mask, summaries=summaries)
+        return SoftTokenOutput(label_mask=mask, summaries=summaries, summary_mask=summary_mask)
 
     # `masked_scatter` keeps the output connected to the model when no label is valid: such a micro-batch gives a
     # differentiable zero
@@ -180,4 +160,5 @@ def _soft_token_forward(
         label_mask=mask,
         aux_loss=aux_loss,
         summaries=summaries,
+        summary_mask=summary_mask,
     )

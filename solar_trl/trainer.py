@@ -17,11 +17,12 @@ from trl import SFTTrainer
 from . import checks
 from ._compat import base_model, loss_is_divided_by_accumulation, vocabulary_size
 from ._logging import get_logger
-from .alignment import AlignmentTerm, RecordingProxy
+from .alignment import AlignmentTerm, RecordingProxy, Summaries
 from .checkpoints import checkpoint_to_resume
 from .config import SolarSFTConfig
 from .data import (
     ALIGNMENT_KEY,
+    DRAW_COLUMN,
     PAIRING_COLUMNS,
     PIVOT_COLUMN,
     TOKENIZED_PIVOT_COLUMN,
@@ -33,10 +34,12 @@ from .data import (
     without_pairing,
 )
 from .data.content import check_tokens, name_bad_row
+from .data.tables import column_names
 from .metrics import TrainingAlarms
-from .model_card import PAPER, add_alignment_section
+from .model_card import add_alignment_section, identity
 from .modeling import add_soft_token_head
 from .objectives import scheduled_weight
+from .pivot_memory import PivotMemoryCallback
 
 
 class _EpochCallback(TrainerCallback):
@@ -94,6 +97,11 @@ class SolarSFTTrainer(SFTTrainer):
             columns; without the language column every row counts as a pivot.
         eval_pivot_dataset ([`~datasets.Dataset`] or dict of them, *optional*):
             Likewise for the evaluation sets (a dict by the same keys as `eval_dataset`).
+        alignment_dataset ([`~datasets.Dataset`], *optional*):
+            Rows that are aligned with each other and not trained on, say plain parallel sentences (column `text`),
+            with a language and a parallel-id column. The training rows then need neither column and are not aligned:
+            each draws a pair, in an order that is shuffled anew once all pairs were drawn, which goes through a
+            forward of its own. Evaluation sets are paired within themselves, as always.
         kwargs:
             Every other argument of [`~trl.SFTTrainer`] (`peft_config`, `quantization_config`, `callbacks`, ...).
 
@@ -120,8 +128,7 @@ class SolarSFTTrainer(SFTTrainer):
     """
 
     _tag_names = ["trl", "sft", "solar"]
-    _name = "SOLAR"
-    _paper = PAPER
+    _name, _paper = identity("solar")
 
     data_collator: Any
     train_dataset: Any
@@ -138,24 +145,34 @@ class SolarSFTTrainer(SFTTrainer):
         *,
         pivot_dataset: Dataset | None = None,
         eval_pivot_dataset: Dataset | dict[str, Dataset] | None = None,
+        alignment_dataset: Dataset | None = None,
         **kwargs,
     ):
         if args is None:
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             args = SolarSFTConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SOLAR")
         args = SolarSFTConfig.from_arguments(args)
+        preset = "none" if args.objective is None else args.alignment_objective
+        self._name, self._paper = identity(preset)
+        self._tag_names = [*SFTTrainer._tag_names, *([] if preset == "none" else [preset.replace("_", "-")])]
         self._pairs: PairingSession | None = None  # `None` while alignment is off
         if args.objective is not None and train_dataset is not None:
             checks.check_arguments(
                 args, kwargs.get("compute_loss_func"), streaming=isinstance(train_dataset, IterableDataset)
             )
-            checks.check_dataset(train_dataset, "train dataset", streaming=True)
             checks.check_eval_pivots(eval_pivot_dataset, eval_dataset)
-            for dataset, name in ((train_dataset, "train dataset"), (pivot_dataset, "pivot dataset")):
+            named = {
+                "train dataset": train_dataset,
+                "pivot dataset": pivot_dataset,
+                "alignment dataset": alignment_dataset,
+            }
+            for name, dataset in named.items():
+                if dataset is not None:
+                    checks.check_dataset(dataset, name, streaming=name == "train dataset")
                 if isinstance(dataset, Dataset):
                     check_tokens(dataset, name)
-            if pivot_dataset is not None:
-                checks.check_dataset(pivot_dataset, "pivot dataset")
+            if alignment_dataset is not None:
+                checks.check_alignment_dataset(args, train_dataset, pivot_dataset)
             session = PairingSession(
                 PairingColumns.build(args.language_column, args.parallel_id_column, args.pivot_language),
                 missing_pivot=args.missing_pivot,
@@ -167,7 +184,10 @@ class SolarSFTTrainer(SFTTrainer):
                 packing=args.packing,
                 eval_packing=args.packing if args.eval_packing is None else args.eval_packing,
             )
-            session.check(train_dataset, pivot_dataset)
+            if alignment_dataset is None:
+                session.check(train_dataset, pivot_dataset)
+            else:
+                session.check(alignment_dataset, None, "alignment dataset")
 
         with _undispatched(args):
             super().__init__(
@@ -180,16 +200,21 @@ class SolarSFTTrainer(SFTTrainer):
                 **kwargs,
             )
         if args.objective is not None:
-            checks.check_parallelism(args, self.accelerator)
+            checks.check_parallelism(args, self.accelerator, draws=alignment_dataset is not None)
             checks.check_model(base_model(self.model), args)
-            self._set_up_pairs(session, pivot_dataset, eval_pivot_dataset)
-            self._term = AlignmentTerm(args.objective, args, self.accelerator)
+            layers = checks.objective_layers(args.objective, base_model(self.model))
+            step_tokens = checks.step_tokens(args.objective, self.processing_class)
+            self._term = AlignmentTerm(args.objective, args, self.accelerator, layers, step_tokens)
+            self._set_up_pairs(session, pivot_dataset, eval_pivot_dataset, alignment_dataset)
             add_soft_token_head(base_model(self.model))
             self._weight = 0.0  # λ of the latest loss
             self._alarms = TrainingAlarms()
             self._metric_prefix = "eval"
             self._sampler: ParallelGroupSampler | None = None
+            self._resumes_from: str | None = None
+            self._noticed_later_pivots = False
             self.add_callback(_EpochCallback(self._set_epoch))
+            self.add_callback(PivotMemoryCallback(self._term.memory, self._begin_memory))
 
     # Data
 
@@ -198,6 +223,7 @@ class SolarSFTTrainer(SFTTrainer):
         pairs: PairingSession,
         pivot_dataset: Dataset | None,
         eval_pivot_dataset: Dataset | dict[str, Dataset] | None,
+        alignment_dataset: Dataset | None,
     ) -> None:
         """Resolve the pairs of the prepared datasets, and put the pairing collator around the padding one."""
         self._pairs = pairs
@@ -207,14 +233,22 @@ class SolarSFTTrainer(SFTTrainer):
             self.train_dataset = stream.dataset
         # Adding columns may write to the cache, so one process goes first
         with self.args.main_process_first(desc="pairing"):
-            pivots = self._prepare_pivots(pivot_dataset, "train")
+            pivots = self._prepare_pivots(pivot_dataset, "train pivot")
+            aligned, side_pairs = self._prepare_pivots(alignment_dataset, "alignment"), None
             vocab_size = vocabulary_size(self.model.get_input_embeddings().weight)
-            for dataset, name in ((self.train_dataset, "train dataset"), (pivots, "pivot dataset")):
+            prepared = {
+                "train dataset": self.train_dataset,
+                "pivot dataset": pivots,
+                "alignment dataset": aligned,
+            }
+            for name, dataset in prepared.items():
                 if isinstance(dataset, Dataset):
                     check_tokens(dataset, name, vocab_size)
-            if stream is None:
+            if aligned is not None:
+                self.train_dataset, side_pairs = pairs.pair_apart(self.train_dataset, aligned)
+            elif stream is None:
                 self.train_dataset = pairs.pair_train(self.train_dataset, pivots)
-            eval_pivots = _map(eval_pivot_dataset, self._prepare_pivots)
+            eval_pivots = _map(eval_pivot_dataset, lambda rows, name: self._prepare_pivots(rows, f"{name} pivot"))
 
             def pair_eval(dataset: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
                 own = eval_pivots.get(name) if isinstance(eval_pivots, dict) else eval_pivots
@@ -231,14 +265,24 @@ class SolarSFTTrainer(SFTTrainer):
             pivot = stream.pivot
         checks.check_collator(self.data_collator, sample)
         checks.check_collator(self.data_collator, [pivot] * 2)
-        self.data_collator = DataCollatorForPivotAlignment(self.data_collator, pairs.table)
-        masks_prompts = _masks_prompts(self.train_dataset if stream is None else stream.head)
+        self.data_collator = DataCollatorForPivotAlignment(
+            self.data_collator, pairs.table, self._term.demand, side_pairs
+        )
+        pairs.table.set_lasting()
+        shown = self.train_dataset if aligned is None else aligned
+        masks_prompts = _masks_prompts(shown if stream is None else stream.head)
         if pivots is not None and _masks_prompts(pivots) != masks_prompts:
             get_logger().warning(
                 "Prompts are left out of the loss in only one of the train dataset and its pivot dataset, so "
                 "summaries pool the prompt on one side only. Give both the same format."
             )
-        if not masks_prompts:
+        if not masks_prompts and self._term.objective.positions == "prompt":
+            raise ValueError(
+                "The alignment objective pools the prompt, but no token of the rows to align is left out of the loss, "
+                "so nothing says what the prompt is. Use the prompt-completion format, or conversations with "
+                "`assistant_only_loss=True`, or set `alignment_kwargs={'positions': 'all'}`."
+            )
+        if not masks_prompts and aligned is None and self._term.objective.positions == "response":
             get_logger().warning(
                 "No token of the training rows is left out of the loss, so summaries pool the prompt as well as the "
                 "response. To align the responses alone, use the prompt-completion format, or conversations with "
@@ -266,13 +310,11 @@ class SolarSFTTrainer(SFTTrainer):
         return prepared
 
     def _prepare_pivots(self, dataset: Dataset | None, name: str) -> Dataset | None:
-        """Tokenize a pivot dataset as the rows of the set that it belongs to."""
+        """Tokenize a dataset of pivots, or of rows to align, as the rows of the set that it belongs to."""
         if dataset is None or self._skip_prepare_dataset:
             return dataset
-        checks.check_dataset(dataset, f"{name} pivot dataset")
-        return self._prepare_dataset(
-            dataset, self.processing_class, self.args, False, self._formatting_func, f"{name} pivot"
-        )
+        checks.check_dataset(dataset, f"{name} dataset")
+        return self._prepare_dataset(dataset, self.processing_class, self.args, False, self._formatting_func, name)
 
     def _prepare_carried_pivots(self, stand_in: IterableDataset) -> IterableDataset:
         """Tokenize the pivots that the rows of a stream carry as these rows."""
@@ -304,14 +346,15 @@ class SolarSFTTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if self._pairs is not None:
-            added = (*PAIRING_COLUMNS, TOKENIZED_PIVOT_COLUMN)
+            added = (*PAIRING_COLUMNS, TOKENIZED_PIVOT_COLUMN, DRAW_COLUMN)
             self._signature_columns += [name for name in added if name not in self._signature_columns]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Packed rows hold whole items already
-        if self._pairs is None or self.args.pivot_batching != "grouped" or self.args.packing:
-            return super()._get_train_sampler(train_dataset)
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        is_grouped = self._pairs is not None and self.args.pivot_batching == "grouped" and not self.args.packing
+        if not is_grouped or DRAW_COLUMN in dataset.column_names:
+            return super()._get_train_sampler(train_dataset)
         # All rows of an item carry its first pivot. `_train_batch_size` follows `auto_find_batch_size`.
         groups = np.asarray(dataset.with_format("numpy")[PIVOT_COLUMN][:])
         self._sampler = ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
@@ -319,9 +362,11 @@ class SolarSFTTrainer(SFTTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         if resume_from_checkpoint:
+            has_memory = self._pairs is not None and self._term.memory.has_state
             resume_from_checkpoint = checkpoint_to_resume(
-                resume_from_checkpoint, self.args.output_dir, self.args.save_only_model
+                resume_from_checkpoint, self.args.output_dir, self.args.save_only_model, has_memory
             )
+        self._resumes_from = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -332,6 +377,14 @@ class SolarSFTTrainer(SFTTrainer):
             if parameter.dtype != dtypes.get(name, parameter.dtype):
                 parameter.data = parameter.data.to(dtypes[name])
 
+    def _begin_memory(self) -> None:
+        self._term.memory.begin(self.model, self._resumes_from, self._session.table.n_lasting)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._pairs is not None and self._term.memory.has_state and self.args.should_save:
+            self._term.memory.save(output_dir)
+
     def get_train_dataloader(self) -> DataLoader:
         if self._pairs is not None and not self._pairs.knows(self.train_dataset):
             raise ValueError(
@@ -341,10 +394,27 @@ class SolarSFTTrainer(SFTTrainer):
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        # A dataset that was passed to `evaluate`, not to the constructor: its pivots must be among its own rows
-        if self._pairs is not None and isinstance(eval_dataset, (Dataset, IterableDataset)):
-            eval_dataset = self._pair_eval(eval_dataset, "eval dataset", None)
+        if self._pairs is not None:
+            rows = self.eval_dataset if eval_dataset is None else eval_dataset
+            rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+            lasting = isinstance(rows, Dataset) and self._pairs.knows(rows)
+            if isinstance(eval_dataset, (Dataset, IterableDataset)):
+                # Passed to `evaluate`, not to the constructor: its pivots must be among its own rows
+                rows = eval_dataset = self._pair_eval(eval_dataset, "eval dataset", None)
+            self._look_for_start(rows, lasting)
         return super().get_eval_dataloader(eval_dataset)
+
+    def _look_for_start(self, rows: Dataset | IterableDataset | None, lasting: bool) -> None:
+        """Note whether it is known where the pivots of a set to evaluate on were at the start of training."""
+        self._term.evaluates_lasting_pivots = lasting
+        is_paired = rows is not None and PIVOT_COLUMN in column_names(rows)
+        if self._term.objective.keeps_start and is_paired and not lasting and not self._noticed_later_pivots:
+            self._noticed_later_pivots = True
+            get_logger().warning(
+                "Where the pivots of this evaluation set were at the start of training is not known, since it came to "
+                "the trainer later or is a stream: its examples are compared with the pivots as they are now. Pass it "
+                "to the constructor as a `Dataset` to compare them with the start."
+            )
 
     def evaluate(
         self,
@@ -368,6 +438,10 @@ class SolarSFTTrainer(SFTTrainer):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._pairs is not None:
             # The whole optimizer step is at hand here
+            if self.args.alignment_alternate:
+                first = self.state.global_step * self.args.gradient_accumulation_steps
+                tasks = self._term.take_turns(batches, first)
+                num_items_in_batch = self._get_num_items_in_batch(tasks or batches, device)
             self._term.count_pairs(batches, device)
         return batches, num_items_in_batch
 
@@ -381,20 +455,23 @@ class SolarSFTTrainer(SFTTrainer):
                 )
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+        self._term.remember_start(self.model, self.data_collator)
         # Before the main forward, whose activations stay: the peak of both is then lower
         appended = self._term.summarize_pivots(self.model, alignment, inputs)
         proxy = RecordingProxy(model, self._term.pooling(alignment["tokens"], alignment["rows"]))
         result = super().compute_loss(proxy, inputs, return_outputs, num_items_in_batch)
-        pairs = self._term.pair(alignment, proxy.outputs.summaries, appended)
         training, accumulation = self.model.training, getattr(self, "current_gradient_accumulation_steps", 1)
+        pairs = self._term.pair(alignment, Summaries.of(proxy.outputs), appended, training)
         n_languages = len(self._session.languages)
         self._term.record(alignment, proxy.outputs, pairs, n_languages, steps=1 / accumulation if training else None)
         if not training:
             return result  # the evaluation loss stays the SFT loss
 
+        if alignment.get("is_task") is False:
+            result = (0 * result[0], result[1]) if return_outputs else 0 * result
         self._weight = self._current_weight()
         divided_by = accumulation if loss_is_divided_by_accumulation(self, num_items_in_batch) else 1
-        term = pairs.distances.sum() * self._term.scale(alignment, self._weight, divided_by)
+        term = self._term.total(pairs) * self._term.scale(alignment, self._weight, divided_by)
         if return_outputs:
             return result[0] + term.to(result[0].device), result[1]
         return result + term.to(result.device)
@@ -426,7 +503,8 @@ class SolarSFTTrainer(SFTTrainer):
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
         if self.is_world_process_zero():
             # There is none on the whole of a stream
-            report = None if self._pairs is None else self._pairs.reports.get("train dataset")
+            reports = {} if self._pairs is None else self._pairs.reports
+            report = reports.get("train dataset", reports.get("alignment dataset"))
             add_alignment_section(os.path.join(self.args.output_dir, "README.md"), self.args, report)
 
 

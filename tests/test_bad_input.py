@@ -10,6 +10,7 @@ from transformers import DataCollatorWithFlattening
 from trl import SFTConfig
 
 from solar_trl import SolarSFTConfig, SolarSFTTrainer
+from solar_trl.objectives import OBJECTIVES
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,11 @@ def test_reentrant_checkpointing_under_ddp():
     from solar_trl.checks import check_parallelism
 
     args = SimpleNamespace(
-        detach_pivot=False, gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}
+        detach_pivot=False,
+        alignment_objective="solar",
+        objective=OBJECTIVES["solar"].override({"pivot_gradient": "both"}),
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": True},
     )
     accelerator = SimpleNamespace(
         num_processes=2, parallelism_config=None, distributed_type=SimpleNamespace(value="MULTI_CPU")

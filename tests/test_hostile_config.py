@@ -27,6 +27,7 @@ import solar_trl
 from solar_trl import SolarSFTConfig
 from solar_trl.data.report import LanguageReport, PairingReport
 from solar_trl.model_card import SETTINGS, add_alignment_section, alignment_section
+from solar_trl.objectives import FRAME_FIELDS
 
 
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}
@@ -34,7 +35,7 @@ INHERITED = {field.name for field in dataclasses.fields(SFTConfig)}
 FIELDS = {field.name: field for field in dataclasses.fields(SolarSFTConfig) if field.name not in INHERITED}
 NUMBERS = ("alignment_weight", "alignment_warmup_ratio", "soft_token_temperature")
 INTEGERS = ("soft_token_top_k", "logits_tile_mib")
-SWITCHES = ("detach_pivot", "detach_embeddings")
+SWITCHES = ("detach_pivot", "detach_embeddings", "alignment_alternate")
 NAMES = ("pivot_language", "parallel_id_column", "language_column")
 CHOICES = tuple(name for name, field in FIELDS.items() if "choices" in field.metadata)
 
@@ -107,6 +108,8 @@ BAD = [
 
 def is_normalised(name: str, value: object) -> bool:
     """Whether a field holds what the rest of the package may rely on."""
+    if name == "alignment_kwargs":
+        return value is None or (type(value) is dict and set(value) <= set(FRAME_FIELDS))
     if name in NUMBERS:
         low = math.ulp(0.0) if name == "soft_token_temperature" else 0.0
         high = 1.0 if name == "alignment_warmup_ratio" else 1.7e308

@@ -1,9 +1,11 @@
 """The model card names the method, its settings and the pairs."""
 
+import pytest
 from helpers import SPEC, solar_trainer, token_rows
 from models import tiny_model
 
 from solar_trl.model_card import SETTINGS, add_alignment_section
+from solar_trl.objectives import OBJECTIVES
 
 
 def test_card_of_a_saved_checkpoint(tokenizer, tmp_path):
@@ -45,3 +47,27 @@ def test_card_of_another_shape(tokenizer, tmp_path):
     path.write_text("# Mine\n")
     add_alignment_section(path, trainer.args, None)
     assert path.read_text().startswith("# Mine\n\n### Cross-lingual alignment\n")
+
+
+@pytest.mark.parametrize("preset", [name for name, objective in OBJECTIVES.items() if objective])
+def test_card_names_the_objective(preset, tokenizer, tmp_path):
+    """Each preset is named with its own source, and nothing is ascribed to SOLAR that is not."""
+    trainer = solar_trainer(
+        tiny_model("qwen3"), token_rows(SPEC), tokenizer, tmp_path, config={"alignment_objective": preset}
+    )
+    trainer.create_model_card()
+    card, objective = (tmp_path / "solar" / "README.md").read_text(), OBJECTIVES[preset]
+    assert objective.description in card and objective.choices in card
+    assert "Changed from the preset" not in card
+    assert f"| `alignment_objective` | `{preset!r}` |" in card and f"- {preset.replace('_', '-')}\n" in card
+    if objective.source is not None:
+        assert objective.source.citation in card and objective.source.title in card
+    assert ("2606.26466" in card) == (preset == "solar")
+
+
+def test_card_names_what_was_changed(tokenizer, tmp_path):
+    config = {"alignment_objective": "mid_align", "alignment_kwargs": {"layers": [1], "negatives": "naive"}}
+    trainer = solar_trainer(tiny_model("qwen3"), token_rows(SPEC), tokenizer, tmp_path, config=config)
+    trainer.create_model_card()
+    card = (tmp_path / "solar" / "README.md").read_text()
+    assert "Changed from the preset: `layers`, `negatives`." in card and "negatives `'naive'`" in card

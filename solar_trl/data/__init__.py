@@ -1,6 +1,6 @@
 """Parallel data: from published layouts to pairs, the collator and the sampler."""
 
-from .collator import ALIGNMENT_KEY, DataCollatorForPivotAlignment
+from .collator import ALIGNMENT_KEY, DataCollatorForPivotAlignment, PairingDemand
 from .example_iterables import in_one_shard
 from .formats import to_long_format
 from .ids import assign_parallel_id, split_id
@@ -15,12 +15,14 @@ from .report import LanguageReport, PairingReport
 from .resolve import NothingToAlign, ResolvedPairs, resolve_pairs
 from .sampler import ParallelGroupSampler
 from .session import PairingSession
+from .side_pairs import DRAW_COLUMN
 from .stream_pairs import TOKENIZED_PIVOT_COLUMN
 from .streaming import carry_pivots
 
 
 __all__ = [
     "ALIGNMENT_KEY",
+    "DRAW_COLUMN",
     "PAIRING_COLUMNS",
     "PIVOT_COLUMN",
     "TOKENIZED_PIVOT_COLUMN",
@@ -28,6 +30,7 @@ __all__ = [
     "LanguageReport",
     "NothingToAlign",
     "PairingColumns",
+    "PairingDemand",
     "PairingReport",
     "PairingSession",
     "ParallelGroupSampler",

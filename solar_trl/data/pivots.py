@@ -37,11 +37,30 @@ class PivotTable:
         self._offsets: list[int] = [0]
         self._tables: list[Dataset] = []
         self._counts: list[np.ndarray] = []
+        self._n_lasting: int | None = None
         # In shared memory: dataloader workers see the epoch that the main process sets
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return self._offsets[-1]
+
+    @property
+    def n_lasting(self) -> int:
+        """Pivots that stay: those of the datasets that were there at construction, not of one to evaluate on once."""
+        return len(self) if self._n_lasting is None else self._n_lasting
+
+    def set_lasting(self) -> None:
+        """All that are there by now stay."""
+        self._n_lasting = len(self)
+
+    def is_lasting(self, pivot: int) -> bool:
+        """Whether a pivot is one that stays."""
+        return pivot < self.n_lasting
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose draws the next batches use."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch whose draws the next batches use."""
@@ -83,7 +102,7 @@ class PivotTable:
         count = int(self._counts[table][row])
         if count == 1:
             return first
-        rng = np.random.default_rng([self.seed, int(self._epoch), first])
+        rng = np.random.default_rng([self.seed, self.epoch, first])
         return first + int(rng.integers(count))
 
 

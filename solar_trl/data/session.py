@@ -13,6 +13,7 @@ from .pairing import PairingColumns
 from .pivots import PivotTable, attach_pairs
 from .report import PairingReport
 from .resolve import NothingToAlign, resolve_pairs
+from .side_pairs import SidePairs, attach_draws
 from .stream_head import PairedStream, pair_stream, peek, require_carried_pivots
 from .streaming import CARRIED_PIVOT_COLUMN
 from .tables import column_names
@@ -66,7 +67,9 @@ class PairingSession:
         self.languages: list[str] = []
         self.reports: dict[str, PairingReport] = {}
 
-    def check(self, dataset: Dataset | IterableDataset, pivot_dataset: Dataset | None) -> None:
+    def check(
+        self, dataset: Dataset | IterableDataset, pivot_dataset: Dataset | None, name: str = "train dataset"
+    ) -> None:
         """Raise what the raw training rows already show to be wrong, before a model is loaded or a text tokenized."""
         if isinstance(dataset, IterableDataset):
             _refuse_pivot_dataset("train dataset", pivot_dataset)
@@ -78,12 +81,23 @@ class PairingSession:
                 )
             require_carried_pivots(peek(dataset), self.columns, "train dataset")
             return
-        resolve_pairs(dataset, self.columns, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
+        resolve_pairs(dataset, self.columns, name, pivot_dataset, self.missing_pivot, self.multiple_pivots)
 
     def pair_train(self, dataset: Dataset, pivot_dataset: Dataset | None) -> Dataset:
         """Resolve the pairs of the prepared training rows; raises if nothing pairs."""
         paired = self._pair(dataset, "train dataset", pivot_dataset, self.missing_pivot, self.multiple_pivots)
         return self._keep(paired, self.packing)
+
+    def pair_apart(self, dataset: Dataset, alignment_dataset: Dataset) -> tuple[Dataset, SidePairs]:
+        """
+        Have prepared training rows draw their pairs from prepared rows of another dataset; raises if nothing pairs
+        there.
+        """
+        name = "alignment dataset"
+        paired = self._pair(alignment_dataset, name, None, self.missing_pivot, self.multiple_pivots)
+        rows = attach_draws(dataset, self.columns.language, self.languages)
+        self._paired.append(rows)
+        return rows, SidePairs(paired, self.table, len(rows), self.table.seed)
 
     def pair_train_stream(
         self, dataset: IterableDataset, prepare: Callable[[IterableDataset], IterableDataset]

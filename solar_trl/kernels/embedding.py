@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from .linalg import matmul_wide
 
@@ -71,3 +72,14 @@ class EffectiveEmbedding:
     def mix(self, mean_probs: torch.Tensor) -> torch.Tensor:
         """`p̄ᵀE_eff` of `(R, V)` mixtures, `(R, d)`. Differentiable; for use outside the fused head."""
         return self.add_adapters(matmul_wide(mean_probs, self.weight), mean_probs)
+
+    def lookup(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of `E_eff`, unscaled: `(N,)` tokens -> `(N, d)`."""
+        found = F.embedding(tokens, self.weight)
+        for a, b, scaling in self.low_rank:
+            found = found + scaling * (F.embedding(tokens, a.t()) @ b.t()).to(found.dtype)
+        for indices, rows in self.replaced:
+            places = (tokens.unsqueeze(1) == indices.to(tokens.device)).to(found.dtype)
+            is_replaced = places.sum(1, keepdim=True)
+            found = found * (1 - is_replaced) + places @ rows.to(found.dtype)
+        return found

@@ -16,7 +16,7 @@ from . import tiles as torch_tiles
 from . import triton_tiles
 from .linalg import addmm_wide_, finite, matmul_wide, matmul_wide_t, mm_wide, outer, project
 from .options import HeadOptions
-from .plan import TilePlan, accumulation_dtype, plan_tiles
+from .plan import TilePlan, accumulation_dtype, compute_dtype, plan_tiles
 from .segments import Segments
 from .tiles import HeadGradients, TokenStatistics
 
@@ -33,10 +33,8 @@ class SoftTokenHeadFunction(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, embedding, targets, segments, options):
         ctx.set_materialize_grads(False)
         device, device_type = hidden.device, hidden.device.type
-        compute_dtype = (
-            torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
-        )
-        wide = accumulation_dtype(compute_dtype)
+        dtype = compute_dtype(hidden)
+        wide = accumulation_dtype(dtype)
         n_tokens, tiles, top_k = hidden.size(0), _tiles_for(device), options.top_k
 
         # In-place products on mixed dtypes fail inside autocast, and every cast here is explicit anyway
@@ -44,9 +42,8 @@ class SoftTokenHeadFunction(torch.autograd.Function):
             vocab_size = weight.size(0)
             if top_k is not None and top_k > vocab_size:
                 raise ValueError(f"`top_k` is {top_k}, more than the vocabulary of {vocab_size} tokens.")
-            plan = _plan(tiles, n_tokens, vocab_size, compute_dtype, options, ctx.needs_input_grad[1])
-            hidden_c, weight_c = hidden.to(compute_dtype), weight.to(compute_dtype)
-            bias_c = finite(bias, compute_dtype)
+            plan = _plan(tiles, n_tokens, vocab_size, dtype, options, ctx.needs_input_grad[1])
+            hidden_c, weight_c, bias_c = hidden.to(dtype), weight.to(dtype), finite(bias, dtype)
             statistics = TokenStatistics.empty(n_tokens, options.two_partitions, wide, device)
             mean_probs = hidden.new_zeros(len(segments), vocab_size, dtype=wide)
             top_indices = torch.empty(n_tokens, top_k or 0, dtype=torch.int64, device=device)
@@ -65,7 +62,7 @@ class SoftTokenHeadFunction(torch.autograd.Function):
                     mean_probs[row].index_add_(0, top_indices[part].flatten(), top_probs[part].flatten() / count)
             summaries = None if embedding is None else matmul_wide(mean_probs, embedding)
 
-        ctx.options, ctx.segments, ctx.compute_dtype, ctx.plan = options, segments, compute_dtype, plan
+        ctx.options, ctx.segments, ctx.compute_dtype, ctx.plan = options, segments, dtype, plan
         ctx.tied = embedding is weight
         ctx.save_for_backward(
             hidden,
@@ -73,13 +70,10 @@ class SoftTokenHeadFunction(torch.autograd.Function):
             bias,
             embedding,
             targets,
-            statistics.peak,
-            statistics.log_sum,
-            statistics.log_sum_tau,
-            statistics.entropy,
             mean_probs,
             top_indices,
             top_logits,
+            *statistics.saved_for_backward,
         )
         ctx.mark_non_differentiable(statistics.is_top1)
         if not options.statistics:
@@ -88,10 +82,9 @@ class SoftTokenHeadFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_log_probs, grad_entropy, _, grad_mean_probs, grad_summaries):
-        hidden, weight, bias, embedding, targets, *saved = ctx.saved_tensors
-        peak, log_sum, log_sum_tau, entropy, mean_probs, top_indices, top_logits = saved
-        options, segments, compute_dtype = ctx.options, ctx.segments, ctx.compute_dtype
-        tiles, wide = _tiles_for(hidden.device), accumulation_dtype(compute_dtype)
+        hidden, weight, bias, embedding, targets, mean_probs, top_indices, top_logits, *saved = ctx.saved_tensors
+        options, segments, dtype = ctx.options, ctx.segments, ctx.compute_dtype
+        tiles, wide = _tiles_for(hidden.device), accumulation_dtype(dtype)
         needs_hidden, needs_weight, needs_bias, needs_embedding = ctx.needs_input_grad[:4]
 
         with torch.autocast(hidden.device.type, enabled=False), options.whole(weight, bias, embedding):
@@ -118,12 +111,9 @@ class SoftTokenHeadFunction(torch.autograd.Function):
                     sparse = _sparse_pull(
                         segments, options, embedding, top_indices, top_logits, grad_mean_probs, grad_summaries
                     )
-                statistics = TokenStatistics(
-                    peak, log_sum, log_sum_tau, entropy, entropy, entropy
-                )  # the rest is not read
+                statistics = TokenStatistics.saved(*saved)
                 gradients = HeadGradients(grad_log_probs, grad_entropy, dense)
-                hidden_c, weight_c = hidden.to(compute_dtype), weight.to(compute_dtype)
-                bias_c = finite(bias, compute_dtype)
+                hidden_c, weight_c, bias_c = hidden.to(dtype), weight.to(dtype), finite(bias, dtype)
                 n_tokens, vocab_size = hidden.size(0), weight.size(0)
                 for tile, buffers in _buffers(tiles, ctx.plan.backward, 1, n_tokens, vocab_size, hidden_c, options):
                     project(hidden_c[tile], weight_c, bias_c, out=buffers[0])
@@ -132,7 +122,7 @@ class SoftTokenHeadFunction(torch.autograd.Function):
                         grad.scatter_add_(1, top_indices[tile], sparse[tile].to(grad.dtype))
                     if grad_bias is not None:
                         grad_bias += grad.sum(0, dtype=wide)
-                    grad = grad.to(compute_dtype)
+                    grad = grad.to(dtype)
                     if grad_hidden is not None:
                         grad_hidden[tile] = mm_wide(grad, weight_c, wide)
                     if grad_weight is not None:
@@ -149,8 +139,8 @@ class SoftTokenHeadFunction(torch.autograd.Function):
         )
 
 
-def _plan(tiles, n_tokens, vocab_size, compute_dtype, options, sweeps_weight_gradient) -> TilePlan:
-    itemsize = tiles.buffer_dtype(compute_dtype).itemsize
+def _plan(tiles, n_tokens, vocab_size, dtype, options, sweeps_weight_gradient) -> TilePlan:
+    itemsize = tiles.buffer_dtype(dtype).itemsize
     forward, backward = tiles.buffer_counts(options)
     return plan_tiles(n_tokens, vocab_size, itemsize, forward, backward, sweeps_weight_gradient, options.tile_bytes)
 

@@ -19,6 +19,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def compute_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """The dtype that the model's own head would compute in: that of autocast, inside it."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """

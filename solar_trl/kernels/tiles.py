@@ -54,6 +54,17 @@ class TokenStatistics:
         is_top1 = torch.empty(n_tokens, dtype=torch.bool, device=device)
         return cls(peak, log_sum, log_sum_tau, entropy, log_probs, is_top1)
 
+    @classmethod
+    def saved(cls, *saved: torch.Tensor) -> TokenStatistics:
+        """From what was saved; the backward does not read the rest."""
+        peak, log_sum, log_sum_tau, entropy = saved
+        return cls(peak, log_sum, log_sum_tau, entropy, log_probs=entropy, is_top1=entropy)
+
+    @property
+    def saved_for_backward(self) -> tuple[torch.Tensor, ...]:
+        """What the backward reads."""
+        return self.peak, self.log_sum, self.log_sum_tau, self.entropy
+
 
 @dataclass
 class HeadGradients:
