@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import transformers
@@ -72,6 +73,7 @@ __all__ = [
     "require_hooks",
     "router_aux_loss",
     "sampling_strategy",
+    "undispatched",
     "vocabulary_size",
     "whole_tensor",
 ]
@@ -266,3 +268,24 @@ def sampling_strategy(args: TrainingArguments) -> str:
 def loss_is_divided_by_accumulation(trainer: Trainer, num_items_in_batch: torch.Tensor | int | None) -> bool:
     """Whether `Trainer.training_step` divides the loss by the accumulation steps: it does without a token count."""
     return not (trainer.model_accepts_loss_kwargs and num_items_in_batch is not None)
+
+
+@contextmanager
+def undispatched(config: Any) -> Iterator[None]:
+    """
+    Have each rank make its own batches while the accelerator is set up: by default those of streams are made on one
+    rank and cut into tensors for the others, which would lose the pairing. The user's arguments stay as they were.
+
+    Args:
+        config (`AcceleratorConfig`):
+            The `accelerator_config` of the arguments.
+    """
+    if not hasattr(config, "dispatch_batches"):
+        yield
+        return
+    dispatch = config.dispatch_batches
+    try:
+        config.dispatch_batches = False
+        yield
+    finally:
+        config.dispatch_batches = dispatch

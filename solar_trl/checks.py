@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ._compat import decoder_blocks, effective_embedding, sampling_strategy, vocabulary_size
+from ._logging import get_logger
 from .config import SolarSFTConfig
 from .data.example_iterables import is_split_by_node
 from .data.streaming import CARRIED_PIVOT_COLUMN
@@ -345,3 +346,54 @@ def check_collator(collator: Callable, rows: list[dict[str, Any]]) -> None:
                 f"{key!r} as {got}, expected a tensor of shape {expected}. Use a collator that pads one row per "
                 "example in order, or leave `data_collator` unset."
             )
+
+
+def check_prompts(
+    objective: Objective,
+    rows: Dataset | list[dict[str, Any]],
+    pivots: Dataset | None = None,
+    aligned: Dataset | None = None,
+) -> None:
+    """
+    Look at whether the rows say what their prompts are.
+
+    Args:
+        objective ([`Objective`]):
+            Whose positions are pooled.
+        rows ([`~datasets.Dataset`] or list of `dict`):
+            Prepared training rows.
+        pivots ([`~datasets.Dataset`], *optional*):
+            Prepared pivots from a dataset of their own.
+        aligned ([`~datasets.Dataset`], *optional*):
+            Prepared rows of the alignment dataset, which are pooled in place of the training rows.
+
+    Raises:
+        ValueError: If the prompt is to be pooled and nothing says what it is.
+    """
+    masks = _masks_prompts(rows if aligned is None else aligned)
+    if pivots is not None and _masks_prompts(pivots) != masks:
+        get_logger().warning(
+            "Prompts are left out of the loss in only one of the train dataset and its pivot dataset, so summaries "
+            "pool the prompt on one side only. Give both the same format."
+        )
+    if not masks and objective.positions == "prompt":
+        raise ValueError(
+            "The alignment objective pools the prompt, but no token of the rows to align is left out of the loss, so "
+            "nothing says what the prompt is. Use the prompt-completion format, or conversations with "
+            "`assistant_only_loss=True`, or set `alignment_kwargs={'positions': 'all'}`."
+        )
+    if not masks and aligned is None and objective.positions == "response":
+        get_logger().warning(
+            "No token of the training rows is left out of the loss, so summaries pool the prompt as well as the "
+            "response. To align the responses alone, use the prompt-completion format, or conversations with "
+            "`assistant_only_loss=True`."
+        )
+
+
+def _masks_prompts(rows: Dataset | list[dict[str, Any]]) -> bool:
+    """Whether any token is left out of the loss, in the first rows."""
+    if isinstance(rows, Dataset):
+        if "labels" not in rows.column_names:
+            return False
+        rows = list(rows.select(range(min(len(rows), 1000))).select_columns("labels"))
+    return any(-100 in row["labels"] for row in rows if row.get("labels") is not None)

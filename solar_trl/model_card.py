@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ def _code(value: Any) -> str:
     return _text(shown) if set(shown) & set("`|<>&") else f"`{shown}`"
 
 
-def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str:
-    """Markdown on the objective, its settings and the pairs it was trained on."""
+def alignment_section(
+    args: SolarSFTConfig, report: PairingReport | None, ends: Mapping[str, tuple[float, float]] | None = None
+) -> str:
+    """Markdown on the objective, its settings, the pairs it was trained on, and what was logged first and last."""
     objective = args.objective
     lines = ["### Cross-lingual alignment", ""]
     lines += ["Alignment was off."] if objective is None else _describe(objective)
@@ -67,6 +70,15 @@ def alignment_section(args: SolarSFTConfig, report: PairingReport | None) -> str
                 f"| {_text(name)} | {x.rows:,} | {x.pairs:,} | {x.unpaired:,} |"
                 for name, x in report.languages.items()
             ),
+        ]
+    if ends:
+        lines += [
+            "",
+            "In the first and the last logging window of training:",
+            "",
+            "| | First | Last |",
+            "| --- | --: | --: |",
+            *(f"| {_text(name)} | {first:.4f} | {last:.4f} |" for name, (first, last) in ends.items()),
         ]
     lines += ["", "Trained with [solar-trl](https://pypi.org/project/solar-trl/), an extension of TRL's `SFTTrainer`."]
     return "\n".join(lines)
@@ -100,11 +112,16 @@ def identity(preset: str) -> tuple[str, dict[str, str]]:
     return name, {} if source is None else {"title": source.title, "id": source.number, "citation": source.citation}
 
 
-def add_alignment_section(path: str | Path, args: SolarSFTConfig, report: PairingReport | None) -> None:
+def add_alignment_section(
+    path: str | Path,
+    args: SolarSFTConfig,
+    report: PairingReport | None,
+    ends: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
     """Insert the section into a model card, before its framework versions (at the end if it has none)."""
     path = Path(path)
     card = path.read_text(encoding="utf-8")
-    section = alignment_section(args, report)
+    section = alignment_section(args, report, ends)
     if _BEFORE in card:
         card = card.replace(_BEFORE, f"{section}\n\n{_BEFORE}", 1)
     else:

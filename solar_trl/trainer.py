@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from trl import SFTTrainer
 
 from . import checks
-from ._compat import base_model, loss_is_divided_by_accumulation, vocabulary_size
+from ._compat import base_model, loss_is_divided_by_accumulation, undispatched, vocabulary_size
 from ._logging import get_logger
-from .alignment import AlignmentTerm, RecordingProxy, Summaries
+from .alignment import AlignmentTerm, RecordingProxy
 from .checkpoints import checkpoint_to_resume
 from .config import SolarSFTConfig
 from .data import (
     ALIGNMENT_KEY,
     DRAW_COLUMN,
+    OWN_COLUMN,
     PAIRING_COLUMNS,
     PIVOT_COLUMN,
     TOKENIZED_PIVOT_COLUMN,
@@ -35,31 +36,22 @@ from .data import (
 )
 from .data.content import check_tokens, name_bad_row
 from .data.tables import column_names
+from .epochs import EpochCallback
 from .metrics import TrainingAlarms
 from .model_card import add_alignment_section, identity
 from .modeling import add_soft_token_head
 from .objectives import scheduled_weight
 from .pivot_memory import PivotMemoryCallback
-
-
-class _EpochCallback(TrainerCallback):
-    """
-    Tells the sampler and the pivot table which epoch it is.
-
-    After a resume on several ranks the sampler lies too deep for accelerate's and the Trainer's own `set_epoch`: epoch
-    0 would be replayed. `state.epoch` alone does not do, since it is behind after an epoch that was stopped early.
-    """
-
-    def __init__(self, set_epoch: Callable[[int], None]):
-        self._set_epoch = set_epoch
-        self._epoch: int | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._epoch = None
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self._epoch = int(state.epoch or 0) if self._epoch is None else self._epoch + 1
-        self._set_epoch(self._epoch)
+from .run_summary import (
+    MAX_ROWS,
+    SidePasses,
+    SummaryCallback,
+    appended_pivots,
+    first_and_last,
+    side_passes,
+    start_summary,
+)
+from .summaries import Summaries
 
 
 class SolarSFTTrainer(SFTTrainer):
@@ -189,7 +181,7 @@ class SolarSFTTrainer(SFTTrainer):
             else:
                 session.check(alignment_dataset, None, "alignment dataset")
 
-        with _undispatched(args):
+        with nullcontext() if args.objective is None else undispatched(args.accelerator_config):
             super().__init__(
                 model=model,
                 args=args,
@@ -213,8 +205,10 @@ class SolarSFTTrainer(SFTTrainer):
             self._sampler: ParallelGroupSampler | None = None
             self._resumes_from: str | None = None
             self._noticed_later_pivots = False
-            self.add_callback(_EpochCallback(self._set_epoch))
+            self.add_callback(EpochCallback(self._set_epoch))
             self.add_callback(PivotMemoryCallback(self._term.memory, self._begin_memory))
+            self.add_callback(SummaryCallback())
+            get_logger().info(start_summary(args, args.objective, self._side_passes(), self._train_batch_size))
 
     # Data
 
@@ -269,25 +263,8 @@ class SolarSFTTrainer(SFTTrainer):
             self.data_collator, pairs.table, self._term.demand, side_pairs
         )
         pairs.table.set_lasting()
-        shown = self.train_dataset if aligned is None else aligned
-        masks_prompts = _masks_prompts(shown if stream is None else stream.head)
-        if pivots is not None and _masks_prompts(pivots) != masks_prompts:
-            get_logger().warning(
-                "Prompts are left out of the loss in only one of the train dataset and its pivot dataset, so "
-                "summaries pool the prompt on one side only. Give both the same format."
-            )
-        if not masks_prompts and self._term.objective.positions == "prompt":
-            raise ValueError(
-                "The alignment objective pools the prompt, but no token of the rows to align is left out of the loss, "
-                "so nothing says what the prompt is. Use the prompt-completion format, or conversations with "
-                "`assistant_only_loss=True`, or set `alignment_kwargs={'positions': 'all'}`."
-            )
-        if not masks_prompts and aligned is None and self._term.objective.positions == "response":
-            get_logger().warning(
-                "No token of the training rows is left out of the loss, so summaries pool the prompt as well as the "
-                "response. To align the responses alone, use the prompt-completion format, or conversations with "
-                "`assistant_only_loss=True`."
-            )
+        rows = self.train_dataset if stream is None else stream.head
+        checks.check_prompts(self._term.objective, rows, pivots, aligned)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         # TRL's packing drops the ids; ours comes after the pairs are known
@@ -359,6 +336,23 @@ class SolarSFTTrainer(SFTTrainer):
         groups = np.asarray(dataset.with_format("numpy")[PIVOT_COLUMN][:])
         self._sampler = ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
         return self._sampler
+
+    def _side_passes(self) -> SidePasses | None:
+        """What forwards of pivots that are not in the batch will cost; not known for streams and packed rows."""
+        dataset, objective = self.train_dataset, self._term.objective
+        if isinstance(dataset, IterableDataset) or self.args.packing:
+            return None
+        columns = dataset.select(range(min(len(dataset), MAX_ROWS))).with_format("numpy")
+        pivot, own = (np.asarray(columns[name][:]) for name in (PIVOT_COLUMN, OWN_COLUMN))
+        if self.args.pivot_batching == "grouped":
+            order = list(ParallelGroupSampler(pivot, self._train_batch_size, seed=_data_seed(self.args)))
+        else:
+            order = np.random.default_rng(0).permutation(len(pivot)).tolist()
+        if objective.pivot_gradient == "momentum":
+            own = np.full_like(own, -1)  # pivots in the batch are of no use
+            pivot = np.where(np.asarray(columns[OWN_COLUMN][:]) >= 0, -1, pivot)
+        appended = appended_pivots(order, pivot, own, self._train_batch_size)
+        return side_passes(self.args, objective, appended, draws=DRAW_COLUMN in dataset.column_names)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         if resume_from_checkpoint:
@@ -505,29 +499,12 @@ class SolarSFTTrainer(SFTTrainer):
             # There is none on the whole of a stream
             reports = {} if self._pairs is None else self._pairs.reports
             report = reports.get("train dataset", reports.get("alignment dataset"))
-            add_alignment_section(os.path.join(self.args.output_dir, "README.md"), self.args, report)
+            ends = first_and_last(self.state.log_history)
+            add_alignment_section(os.path.join(self.args.output_dir, "README.md"), self.args, report, ends)
 
 
 def _data_seed(args: SolarSFTConfig) -> int:
     return args.seed if args.data_seed is None else args.data_seed
-
-
-@contextmanager
-def _undispatched(args: SolarSFTConfig) -> Iterator[None]:
-    """
-    Have each rank make its own batches while the accelerator is set up: by default those of streams are made on one
-    rank and cut into tensors for the others, which would lose the pairing. The user's arguments stay as they were.
-    """
-    config = args.accelerator_config
-    dispatch = getattr(config, "dispatch_batches", None)
-    if args.objective is None or not hasattr(config, "dispatch_batches"):
-        yield
-        return
-    try:
-        config.dispatch_batches = False
-        yield
-    finally:
-        config.dispatch_batches = dispatch
 
 
 def _map(datasets: Any, function: Callable[[Any, str], Any]) -> Any:
@@ -535,12 +512,3 @@ def _map(datasets: Any, function: Callable[[Any, str], Any]) -> Any:
     if isinstance(datasets, dict):
         return {name: function(dataset, name) for name, dataset in datasets.items()}
     return None if datasets is None else function(datasets, "eval")
-
-
-def _masks_prompts(rows: Dataset | list[dict[str, Any]]) -> bool:
-    """Whether any token is left out of the loss, in the first rows."""
-    if isinstance(rows, Dataset):
-        if "labels" not in rows.column_names:
-            return False
-        rows = list(rows.select(range(min(len(rows), 1000))).select_columns("labels"))
-    return any(-100 in row["labels"] for row in rows if row.get("labels") is not None)

@@ -38,6 +38,26 @@ CASES = {
         "lora": ["q_proj", "embed_tokens"],
         "config": IN_ORDER,
     },
+    "hidden states": {
+        "model": "qwen3",
+        "model_options": {"tied": False},
+        "config": {
+            **IN_ORDER,
+            "alignment_objective": "hidden_cosine",
+            "alignment_kwargs": {"layers": [1, -1], "positions": "all", "pivot_gradient": "both"},
+            "gradient_checkpointing": True,
+        },
+    },
+    "hard tokens": {
+        "model": "qwen3",
+        "model_options": {"tied": False},
+        "config": {**IN_ORDER, "alignment_objective": "hard_token"},
+    },
+    "soft tokens of prompts": {
+        "model": "qwen2",
+        "model_options": {"tied": True},
+        "config": {**IN_ORDER, "alignment_kwargs": {"positions": "prompt"}},
+    },
 }
 
 
@@ -47,7 +67,8 @@ def results(sharding: str, ranks: int, plain: bool = False) -> dict[str, dict]:
     cases = [{"sharding": sharding, "plain": plain, **case} for case in CASES.values()]
     if plain:
         for case in cases:
-            case["config"] = {k: v for k, v in case["config"].items() if "soft_token" not in k and "pivot" not in k}
+            ours = ("soft_token", "pivot", "alignment")
+            case["config"] = {k: v for k, v in case["config"].items() if not any(part in k for part in ours)}
     if ranks == 1:  # the two rows of both ranks
         for case in cases:
             size = case["config"].get("per_device_train_batch_size", 2)

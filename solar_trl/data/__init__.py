@@ -8,7 +8,7 @@ from .join import concatenate_parallel
 from .languages import normalize_language, normalize_languages
 from .numbers import extract_numbers, final_number
 from .pairing import PairingColumns, find_pivots
-from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable, attach_pairs, without_pairing
+from .pivots import OWN_COLUMN, PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable, attach_pairs, without_pairing
 from .quality import filter_parallel, parallel_report
 from .quality_report import ParallelReport
 from .report import LanguageReport, PairingReport
@@ -23,6 +23,7 @@ from .streaming import carry_pivots
 __all__ = [
     "ALIGNMENT_KEY",
     "DRAW_COLUMN",
+    "OWN_COLUMN",
     "PAIRING_COLUMNS",
     "PIVOT_COLUMN",
     "TOKENIZED_PIVOT_COLUMN",

@@ -1,0 +1,153 @@
+"""What a run is about to do, and what it did: once at the start and once at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from ._logging import get_logger
+from .config import SolarSFTConfig
+from .objectives import Objective
+
+
+# Forward passes that a training step costs: one forward, and a backward of about two; one more with checkpointing
+STEP_COST, CHECKPOINTED_STEP_COST = 3, 4
+MAX_ROWS = 200_000  # looked at for the estimate
+
+
+@dataclass(frozen=True)
+class SidePasses:
+    """
+    What forward passes beside the main one cost.
+
+    Args:
+        rows (`float`):
+            Sequences that go through one, per row of the batch.
+        extra_time (`float`):
+            Share by which a step gets longer: an estimate from the number of passes.
+    """
+
+    rows: float
+    extra_time: float
+
+
+def appended_pivots(order: Sequence[int] | np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_size: int) -> float:
+    """
+    Pivots that are not in the batch of their translations, per row.
+
+    Args:
+        order (sequence of `int`):
+            Rows in the order in which batches are made of them.
+        pivot (`numpy.ndarray` of shape `(n,)`), own (`numpy.ndarray` of shape `(n,)`):
+            The pairing columns of the dataset: first pivot of each row's item, and which pivot a row is itself; -1 for
+            none.
+        batch_size (`int`):
+            Rows of a batch.
+
+    Returns:
+        `float`: Distinct missing pivots of all batches / rows.
+    """
+    rows = np.asarray(order, dtype=np.int64)
+    if not len(rows):
+        return 0.0
+    batch = np.arange(len(rows)) // batch_size
+    pivot, own = pivot[rows], own[rows]
+    n_keys = max(pivot.max(), own.max()) + 1
+    needed = np.unique((batch * n_keys + pivot)[(pivot >= 0) & (own < 0)])
+    present = (batch * n_keys + own)[own >= 0]
+    return float(np.isin(needed, present, invert=True).sum() / len(rows))
+
+
+def side_passes(args: SolarSFTConfig, objective: Objective, appended: float, draws: bool) -> SidePasses:
+    """
+    Estimate what the side passes of a step cost.
+
+    Args:
+        args ([`SolarSFTConfig`]):
+            Configuration.
+        objective ([`Objective`]):
+            Whether its pivots move, are kept or come from other weights.
+        appended (`float`):
+            As [`appended_pivots`] returns it.
+        draws (`bool`):
+            Whether both sides of the pairs come from an alignment dataset.
+    """
+    if objective.pivot_gradient == "anchored":
+        appended = 0.0
+    rows = 2.0 if draws else appended
+    trained = draws or objective.pivot_gradient == "both"
+    step = CHECKPOINTED_STEP_COST if args.gradient_checkpointing else STEP_COST
+    return SidePasses(rows, rows if trained else rows / step)
+
+
+def start_summary(args: SolarSFTConfig, objective: Objective, passes: SidePasses | None, batch_size: int) -> str:
+    """
+    Lines on the objective, its weight and what side passes cost.
+
+    Args:
+        args ([`SolarSFTConfig`]):
+            Configuration.
+        objective ([`Objective`]):
+            What is aligned.
+        passes ([`SidePasses`], *optional*):
+            Their cost. `None` if it cannot be known (streams, packed rows).
+        batch_size (`int`):
+            Rows per device and micro-batch.
+    """
+    weight = f"{args.alignment_weight:g}, {args.alignment_schedule}"
+    if args.alignment_warmup_ratio:
+        weight += f" after a warm-up of {args.alignment_warmup_ratio:.0%}"
+    lines = [f"{args.alignment_objective}: {objective.description} Weight {weight}."]
+    if passes is not None and passes.rows:
+        lines.append(
+            f"{passes.rows:.2f} sequences per row go through a forward pass of their own, since they are not in the "
+            f"batch: a step takes about {passes.extra_time:.0%} longer (estimated from the number of passes)."
+        )
+        if passes.extra_time >= 0.1 and passes.rows < 1:
+            lines.append(
+                f"Larger micro-batches than {batch_size} rows bring more pivots together, up to whole items "
+                "(`pivot_batching='grouped'`, `per_device_train_batch_size`)."
+            )
+    return "\n".join(lines)
+
+
+def final_summary(history: Iterable[dict[str, Any]]) -> str | None:
+    """
+    Lines on how the losses and similarities went, from the first to the last logging window.
+
+    Args:
+        history (iterable of `dict`):
+            `state.log_history` of the Trainer.
+
+    Returns:
+        `str`, *optional*: A table; `None` if nothing was logged.
+    """
+    ends = first_and_last(history)
+    if not ends:
+        return None
+    width = max(map(len, ends))
+    rows = [f"  {name:{width}}  {first:8.4f} -> {last:8.4f}" for name, (first, last) in ends.items()]
+    return "\n".join(["alignment over the run (first -> last logging window):", *rows])
+
+
+def first_and_last(history: Iterable[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """First and last logged value of what alignment changes, by name."""
+    ends: dict[str, tuple[float, float]] = {}
+    for logs in history:
+        for name, value in logs.items():
+            if name.split("/")[0] in ("sft_loss", "alignment_loss", "pivot_similarity", "summary_variance"):
+                ends[name] = (ends.get(name, (value, value))[0], value)
+    return ends
+
+
+class SummaryCallback(TrainerCallback):
+    """Shows the final summary when training ends."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        text = final_summary(state.log_history)
+        if text is not None:
+            get_logger().info(text)
