@@ -35,9 +35,27 @@ class SidePasses:
     extra_time: float
 
 
-def appended_pivots(order: Sequence[int] | np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_size: int) -> float:
+@dataclass(frozen=True)
+class BatchCounts:
     """
-    Pivots that are not in the batch of their translations, per row.
+    What meets in the batches of an epoch.
+
+    Args:
+        appended (`float`):
+            Pivots that are not in the batch of their translations, per row.
+        lonely (`float`):
+            Share of pairs in whose batch there is no other item.
+    """
+
+    appended: float
+    lonely: float
+
+
+def count_batches(
+    order: Sequence[int] | np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_size: int
+) -> BatchCounts:
+    """
+    Count what meets in batches.
 
     Args:
         order (sequence of `int`):
@@ -49,17 +67,22 @@ def appended_pivots(order: Sequence[int] | np.ndarray, pivot: np.ndarray, own: n
             Rows of a batch.
 
     Returns:
-        `float`: Distinct missing pivots of all batches / rows.
+        [`BatchCounts`]
     """
     rows = np.asarray(order, dtype=np.int64)
     if not len(rows):
-        return 0.0
+        return BatchCounts(0.0, 0.0)
     batch = np.arange(len(rows)) // batch_size
     pivot, own = pivot[rows], own[rows]
     n_keys = max(pivot.max(), own.max()) + 1
-    needed = np.unique((batch * n_keys + pivot)[(pivot >= 0) & (own < 0)])
+    paired = (pivot >= 0) & (own < 0)
+    needed = np.unique((batch * n_keys + pivot)[paired])
     present = (batch * n_keys + own)[own >= 0]
-    return float(np.isin(needed, present, invert=True).sum() / len(rows))
+    items = np.bincount(needed // n_keys, minlength=batch[-1] + 1)
+    return BatchCounts(
+        appended=float(np.isin(needed, present, invert=True).sum() / len(rows)),
+        lonely=float((items[batch[paired]] == 1).mean()) if paired.any() else 0.0,
+    )
 
 
 def side_passes(args: SolarSFTConfig, objective: Objective, appended: float, draws: bool) -> SidePasses:
@@ -72,7 +95,7 @@ def side_passes(args: SolarSFTConfig, objective: Objective, appended: float, dra
         objective ([`Objective`]):
             Whether its pivots move, are kept or come from other weights.
         appended (`float`):
-            As [`appended_pivots`] returns it.
+            See [`BatchCounts`].
         draws (`bool`):
             Whether both sides of the pairs come from an alignment dataset.
     """
@@ -84,7 +107,9 @@ def side_passes(args: SolarSFTConfig, objective: Objective, appended: float, dra
     return SidePasses(rows, rows if trained else rows / step)
 
 
-def start_summary(args: SolarSFTConfig, objective: Objective, passes: SidePasses | None, batch_size: int) -> str:
+def start_summary(
+    args: SolarSFTConfig, objective: Objective, passes: SidePasses | None, batch_size: int, lonely: float = 0.0
+) -> str:
     """
     Lines on the objective, its weight and what side passes cost.
 
@@ -97,6 +122,8 @@ def start_summary(args: SolarSFTConfig, objective: Objective, passes: SidePasses
             Their cost. `None` if it cannot be known (streams, packed rows).
         batch_size (`int`):
             Rows per device and micro-batch.
+        lonely (`float`, *optional*, defaults to `0.0`):
+            See [`BatchCounts`].
     """
     weight = f"{args.alignment_weight:g}, {args.alignment_schedule}"
     if args.alignment_warmup_ratio:
@@ -112,6 +139,12 @@ def start_summary(args: SolarSFTConfig, objective: Objective, passes: SidePasses
                 f"Larger micro-batches than {batch_size} rows bring more pivots together, up to whole items "
                 "(`pivot_batching='grouped'`, `per_device_train_batch_size`)."
             )
+    if objective.distance == "info_nce" and lonely >= 0.1 and not (objective.queue_size or objective.gather):
+        lines.append(
+            f"{lonely:.0%} of the pairs meet no other item in their micro-batch of {batch_size} rows: they have no "
+            "negatives, and teach nothing. Raise `per_device_train_batch_size`, set `pivot_batching='random'`, or "
+            "`alignment_kwargs={'gather': True}` on several devices."
+        )
     return "\n".join(lines)
 
 

@@ -44,9 +44,10 @@ from .objectives import scheduled_weight
 from .pivot_memory import PivotMemoryCallback
 from .run_summary import (
     MAX_ROWS,
+    BatchCounts,
     SidePasses,
     SummaryCallback,
-    appended_pivots,
+    count_batches,
     first_and_last,
     side_passes,
     start_summary,
@@ -208,7 +209,10 @@ class SolarSFTTrainer(SFTTrainer):
             self.add_callback(EpochCallback(self._set_epoch))
             self.add_callback(PivotMemoryCallback(self._term.memory, self._begin_memory))
             self.add_callback(SummaryCallback())
-            get_logger().info(start_summary(args, args.objective, self._side_passes(), self._train_batch_size))
+            counts = self._count_batches()
+            passes = None if counts is None else self._side_passes(counts)
+            lonely = 0.0 if counts is None else counts.lonely
+            get_logger().info(start_summary(args, args.objective, passes, self._train_batch_size, lonely))
 
     # Data
 
@@ -337,8 +341,13 @@ class SolarSFTTrainer(SFTTrainer):
         self._sampler = ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
         return self._sampler
 
-    def _side_passes(self) -> SidePasses | None:
-        """What forwards of pivots that are not in the batch will cost; not known for streams and packed rows."""
+    def _side_passes(self, counts: BatchCounts) -> SidePasses:
+        """What forwards of pivots that are not in the batch will cost."""
+        draws = DRAW_COLUMN in self.train_dataset.column_names
+        return side_passes(self.args, self._term.objective, counts.appended, draws)
+
+    def _count_batches(self) -> BatchCounts | None:
+        """What will meet in the batches of an epoch; not known for streams and packed rows."""
         dataset, objective = self.train_dataset, self._term.objective
         if isinstance(dataset, IterableDataset) or self.args.packing:
             return None
@@ -351,8 +360,7 @@ class SolarSFTTrainer(SFTTrainer):
         if objective.pivot_gradient == "momentum":
             own = np.full_like(own, -1)  # pivots in the batch are of no use
             pivot = np.where(np.asarray(columns[OWN_COLUMN][:]) >= 0, -1, pivot)
-        appended = appended_pivots(order, pivot, own, self._train_batch_size)
-        return side_passes(self.args, objective, appended, draws=DRAW_COLUMN in dataset.column_names)
+        return count_batches(order, pivot, own, self._train_batch_size)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         if resume_from_checkpoint:

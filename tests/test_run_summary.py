@@ -24,7 +24,7 @@ def test_share_of_appended_pivots_is_that_of_the_batches(batching, batch_size, t
         trainer._set_epoch(epoch)
         appended = [batch[ALIGNMENT_KEY]["pivot_tokens"] for batch in trainer.get_train_dataloader()]
         counts.append(sum(len(tokens.counts) for tokens in appended if tokens is not None) / len(ITEMS))
-    got = trainer._side_passes()
+    got = trainer._side_passes(trainer._count_batches())
     mean = sum(counts) / len(counts)
     # The first epoch of the sampler exactly; of a random order one draw of many
     tolerance = 1e-9 if batching == "grouped" else 0.15
@@ -49,7 +49,7 @@ def test_what_a_side_pass_costs(config, rows, per_row, tokenizer, tmp_path):
         tmp_path,
         config={"per_device_train_batch_size": 1, **config},
     )
-    got = trainer._side_passes()
+    got = trainer._side_passes(trainer._count_batches())
     if rows is not None:
         assert got.rows == pytest.approx(rows)
     if per_row is not None:
@@ -79,6 +79,23 @@ def test_drawn_pairs_and_nothing_to_say(tokenizer, tmp_path, caplog):
         trainer = solar_trainer(
             tiny_model("qwen2"), rows, tokenizer, tmp_path, alignment_dataset=Dataset.from_list(token_rows(SPEC))
         )
-    assert trainer._side_passes().rows == 2
+    assert trainer._side_passes(trainer._count_batches()).rows == 2
     assert any("2.00 sequences per row" in record.message for record in caplog.records)
     assert final_summary([{"loss": 1.0}]) is None
+
+
+def test_pairs_without_negatives_are_named(tokenizer, tmp_path, caplog):
+    config = {"alignment_objective": "mid_align", "per_device_train_batch_size": 2}
+    with caplog.at_level(logging.INFO, logger="solar_trl"):
+        trainer = solar_trainer(tiny_model("qwen2"), token_rows(ITEMS), tokenizer, tmp_path, config=config)
+        alone = n_pairs = 0
+        for batch in trainer.get_train_dataloader():
+            items = batch[ALIGNMENT_KEY]["items"]
+            n_pairs += len(items)
+            alone += len(items) * (len(items.unique()) == 1)
+        assert trainer._count_batches().lonely == pytest.approx(alone / n_pairs) and alone > 0
+        assert any("they have no negatives" in record.message for record in caplog.records)
+        caplog.clear()
+        config["per_device_train_batch_size"] = 18
+        solar_trainer(tiny_model("qwen2"), token_rows(ITEMS), tokenizer, tmp_path, config=config)
+        assert not any("they have no negatives" in record.message for record in caplog.records)
