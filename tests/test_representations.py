@@ -29,7 +29,7 @@ LAYERS = (0, 1, 2, 0.5, -1)
 POINTS = [
     *(
         Objective(
-            "",
+            description="",
             representation=representation,
             layers=LAYERS,
             positions=positions,
@@ -40,7 +40,9 @@ POINTS = [
             ("soft_token", "hard_token", "hidden_state"), ("response", "prompt", "all"), POOLINGS
         )
     ),
-    Objective("", representation="logits", positions="answer", pooling="none", distance="kl", answer_tokens=3),
+    Objective(
+        description="", representation="logits", positions="answer", pooling="none", distance="kl", answer_tokens=3
+    ),
 ]
 IDS = [f"{o.representation}-{o.positions}-{o.pooling}" for o in POINTS]
 
