@@ -506,6 +506,7 @@ def test_sizes(size, millions):
         build_model(ModelSettings(architecture="rnn"), worker.tokenizer_of(settings.data), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_leaves_whole_files_and_no_process(tmp_path):
     command = [
@@ -541,6 +542,7 @@ def test_ctrl_c_leaves_whole_files_and_no_process(tmp_path):
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_dead_process_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
     class Dies:
         name = "sft, seed 100"

@@ -47,7 +47,23 @@ class _Step(_BaseExamplesIterable):
         return self.ex_iterable.num_shards
 
 
-class ItemExamples(_Step):
+class HoldingStep(_Step):
+    """A step that holds examples back: its state is that after the last of those that it has passed on."""
+
+    def _init_state_dict(self) -> dict:
+        self.ex_iterable._init_state_dict()
+        self._state_dict = {"previous_state": None, "type": type(self).__name__}
+        return self._state_dict
+
+    def _resume(self) -> dict | None:
+        """Go on from the state, and return it; `None` if none is kept."""
+        state = self._state_dict
+        if state and state["previous_state"] is not None:
+            self.ex_iterable.load_state_dict(state["previous_state"])
+        return state
+
+
+class ItemExamples(HoldingStep):
     """
     Makes one example, `{"rows": [...]}`, of consecutive rows of the same item.
 
@@ -70,16 +86,8 @@ class ItemExamples(_Step):
     def _like(self, ex_iterable: _BaseExamplesIterable) -> ItemExamples:
         return ItemExamples(ex_iterable, self.item, self.max_rows)
 
-    def _init_state_dict(self) -> dict:
-        self.ex_iterable._init_state_dict()
-        # After the last row of the item that came last; the first row of the next one has been read by then
-        self._state_dict = {"previous_state": None, "type": type(self).__name__}
-        return self._state_dict
-
     def __iter__(self) -> Iterator[tuple[Any, dict[str, list]]]:
-        state = self._state_dict
-        if state and state["previous_state"] is not None:
-            self.ex_iterable.load_state_dict(state["previous_state"])
+        state = self._resume()
         rows: list[dict[str, Any]] = []
         current, first_key = None, None
         after = self.ex_iterable.state_dict() if state else None

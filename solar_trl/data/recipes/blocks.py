@@ -7,13 +7,13 @@ from typing import Any
 
 from datasets import IterableDataset
 
-from ..example_iterables import ItemExamples, _BaseExamplesIterable, _Step, typed_examples
+from ..example_iterables import HoldingStep, ItemExamples, _BaseExamplesIterable, typed_examples
 
 
 Rows = list[dict[str, Any]]
 
 
-class BlockExamples(_Step):
+class BlockExamples(HoldingStep):
     """
     Makes one example, `{"items": [rows, ...]}`, of consecutive items.
 
@@ -34,16 +34,8 @@ class BlockExamples(_Step):
     def _like(self, ex_iterable: _BaseExamplesIterable) -> BlockExamples:
         return BlockExamples(ex_iterable, self.counts, self.size)
 
-    def _init_state_dict(self) -> dict:
-        self.ex_iterable._init_state_dict()
-        # After the last item of the block that came last; two more that count have been read by then
-        self._state_dict = {"previous_state": None, "type": type(self).__name__}
-        return self._state_dict
-
     def __iter__(self) -> Iterator[tuple[Any, dict[str, list]]]:
-        state = self._state_dict
-        if state and state["previous_state"] is not None:
-            self.ex_iterable.load_state_dict(state["previous_state"])
+        state = self._resume()
         held: list[tuple[Any, Rows, Any]] = []  # with the state after the item
         ends: list[int] = []  # how many are held up to each that counts
         for key, item in self.ex_iterable:
