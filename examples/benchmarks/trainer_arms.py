@@ -11,7 +11,7 @@ from torch.utils.data import SequentialSampler
 from trl import SFTConfig, SFTTrainer
 
 from solar_trl import SolarSFTConfig, SolarSFTTrainer
-from solar_trl.objectives import OBJECTIVES, soft_token_summary
+from solar_trl.objectives import soft_token_summary
 
 from .settings import Setting, tokenizer
 
@@ -73,8 +73,6 @@ def parse_arm(name: str) -> tuple[str, int | None]:
 def unavailable(name: str, setting: Setting) -> str | None:
     """Why an arm cannot run in a setting, or `None`."""
     kind, micro = parse_arm(name)
-    if kind == "mid_align" and kind not in OBJECTIVES:
-        return "this version of solar-trl has no such objective"
     if kind == "naive" and micro is not None:
         return "its pivots must be in the batch"
     if micro is not None and setting.batch_size % micro:
@@ -141,6 +139,8 @@ def _trainer(name: str, setting: Setting, model, rows, output_dir: str) -> SFTTr
     config = SolarSFTConfig(
         **arguments,
         alignment_objective=kind,
+        # Rows without a prompt (`--prompt-share 0`) have other positions only
+        alignment_kwargs={"positions": "all"} if kind == "mid_align" else None,
         soft_token_temperature=setting.temperature,
         soft_token_top_k=setting.top_k,
         logits_tile_mib=setting.tile_mib,
