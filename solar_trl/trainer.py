@@ -442,8 +442,9 @@ class SolarSFTTrainer(SFTTrainer):
             # The whole optimizer step is at hand here
             if self.args.alignment_alternate:
                 first = self.state.global_step * self.args.gradient_accumulation_steps
-                tasks = self._term.take_turns(batches, first)
-                num_items_in_batch = self._get_num_items_in_batch(tasks or batches, device)
+                tasks = self._term.take_turns(batches, first) or batches
+                # Once more, to count the tokens of those that train
+                _, num_items_in_batch = super().get_batch_samples(iter(tasks), len(tasks), device)
             self._term.count_pairs(batches, device)
         return batches, num_items_in_batch
 
