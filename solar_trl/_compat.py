@@ -114,17 +114,15 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
         ValueError: If no list of modules has as many entries as the configuration has layers.
     """
     count = model.config.get_text_config().num_hidden_layers
-    found = [
-        module
-        for module in backbone(model).modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and not isinstance(module[0], nn.Linear)
-    ]
-    if not found:
+    lists = (module for module in backbone(model).modules() if isinstance(module, nn.ModuleList))
+    # The outermost one, at which the search stops: it is made in every forward that captures states
+    found = next((blocks for blocks in lists if len(blocks) == count and not isinstance(blocks[0], nn.Linear)), None)
+    if found is None:
         raise ValueError(
             f"The {count} blocks of {type(model).__name__} were not found, so its hidden states cannot be aligned. "
             "Use an objective on soft tokens, such as `alignment_objective='solar'`."
         )
-    return found[0]
+    return found
 
 
 @contextmanager

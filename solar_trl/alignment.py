@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from .config import SolarSFTConfig
-from .data import ALIGNMENT_KEY, DataCollatorForPivotAlignment, PairingDemand
+from .data import ALIGNMENT_KEY, DataCollatorForPivotAlignment, PairingDemand, without_pairs
 from .metrics import AlignmentMeter
 from .momentum import with_negatives
 from .objectives import DISTANCES, Objective, Pairs, centroids
@@ -134,9 +134,7 @@ class AlignmentTerm:
             alignment["is_task"] = number % 2 == 0
             if alignment["is_task"]:
                 tasks.append(batch)
-                for name in ("examples", "pivots", "pair_languages", "items", "pivot_keys", "pair_rows", "matches"):
-                    alignment[name] = None if alignment[name] is None else alignment[name][:0]
-                alignment.update(rows=[], wholes=None, pivot_batch=None, pivot_tokens=None)
+                batch[ALIGNMENT_KEY] = without_pairs(alignment)
         return tasks
 
     def pooling(self, tokens: SequenceTokens, rows: Iterable[int], statistics: bool = True) -> Pooling:

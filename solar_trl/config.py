@@ -7,6 +7,7 @@ import json
 import math
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,8 +106,6 @@ class SolarSFTConfig(SFTConfig):
             it, or `"skip"` it, so that its rows train with the SFT loss alone. Half a response is no parallel of a
             whole one, but dropping many pairs is worse than a few blunt ones: the report at construction counts them.
     """
-
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "alignment_kwargs"]
 
     # Parameters that control the alignment objective
     alignment_objective: str = field(
@@ -301,13 +300,11 @@ class SolarSFTConfig(SFTConfig):
             raise ValueError(f"`language_column` must be a non-empty string, got {self.language_column!r}.")
 
     def _check_objective(self) -> None:
-        changes = self.alignment_kwargs
-        if isinstance(changes, str):
-            try:
-                changes = json.loads(changes)
-            except json.JSONDecodeError:
-                changes = None
-        if changes is not None or self.alignment_kwargs is not None:
+        if self.alignment_kwargs is not None:
+            changes: Any = self.alignment_kwargs
+            if isinstance(changes, str):
+                with suppress(json.JSONDecodeError):
+                    changes = json.loads(changes)
             if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
                 raise TypeError(
                     f"`alignment_kwargs` must be a dict (on the command line a JSON string), got "

@@ -52,7 +52,8 @@ def alignment_section(
     """Markdown on the objective, its settings, the pairs it was trained on, and what was logged first and last."""
     objective = args.objective
     lines = ["### Cross-lingual alignment", ""]
-    lines += ["Alignment was off."] if objective is None else _describe(objective)
+    preset = OBJECTIVES[args.alignment_objective]
+    lines += ["Alignment was off."] if objective is None or preset is None else _describe(objective, preset)
     lines += [
         "",
         "| Setting | Value |",
@@ -84,9 +85,9 @@ def alignment_section(
     return "\n".join(lines)
 
 
-def _describe(objective: Objective) -> list[str]:
-    """Lines on what was aligned, and where that comes from."""
-    changed = [name for name, value in objective.settings.items() if getattr(_preset(objective), name, value) != value]
+def _describe(objective: Objective, preset: Objective) -> list[str]:
+    """Lines on what was aligned, how it differs from the preset, and where that comes from."""
+    changed = [name for name, value in objective.settings.items() if getattr(preset, name) != value]
     lines = [objective.description]
     if changed:
         lines[0] += f" Changed from the preset: {', '.join(f'`{name}`' for name in changed)}."
@@ -97,10 +98,6 @@ def _describe(objective: Objective) -> list[str]:
     if objective.choices:
         lines += ["", objective.choices]
     return lines
-
-
-def _preset(objective: Objective) -> Objective | None:
-    return next((x for x in OBJECTIVES.values() if x and x.description == objective.description), None)
 
 
 def identity(preset: str) -> tuple[str, dict[str, str]]:

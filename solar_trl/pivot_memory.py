@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
+from ._files import whole_file
 from ._logging import get_logger
 from .checkpoints import ALIGNMENT_STATE_NAME
 from .momentum import AveragedWeights, PivotQueue
@@ -86,10 +87,8 @@ class PivotMemory:
             tensors.update({_AVERAGE + name: value for name, value in self.average.values.items()})
         if self.queue is not None and self.queue.vectors is not None and self.queue.items is not None:
             tensors.update({"queue.vectors": self.queue.vectors, "queue.items": self.queue.items})
-        path = Path(checkpoint) / ALIGNMENT_STATE_NAME
-        unfinished = path.with_suffix(".tmp")
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, unfinished)
-        unfinished.replace(path)
+        with whole_file(Path(checkpoint) / ALIGNMENT_STATE_NAME) as file:
+            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, file)
 
     def _load(self, path: Path, n_pivots: int) -> None:
         tensors = load_file(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +51,12 @@ class BatchCounts:
     lonely: float
 
 
-def count_batches(
-    order: Sequence[int] | np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_size: int
-) -> BatchCounts:
+def count_batches(order: np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_size: int) -> BatchCounts:
     """
     Count what meets in batches.
 
     Args:
-        order (sequence of `int`):
+        order (`numpy.ndarray` of shape `(n,)`):
             Rows in the order in which batches are made of them.
         pivot (`numpy.ndarray` of shape `(n,)`), own (`numpy.ndarray` of shape `(n,)`):
             The pairing columns of the dataset: first pivot of each row's item, and which pivot a row is itself; -1 for
@@ -69,18 +67,17 @@ def count_batches(
     Returns:
         [`BatchCounts`]
     """
-    rows = np.asarray(order, dtype=np.int64)
-    if not len(rows):
+    if not len(order):
         return BatchCounts(0.0, 0.0)
-    batch = np.arange(len(rows)) // batch_size
-    pivot, own = pivot[rows], own[rows]
+    batch = np.arange(len(order)) // batch_size
+    pivot, own = pivot[order], own[order]
     n_keys = max(pivot.max(), own.max()) + 1
     paired = (pivot >= 0) & (own < 0)
     needed = np.unique((batch * n_keys + pivot)[paired])
     present = (batch * n_keys + own)[own >= 0]
     items = np.bincount(needed // n_keys, minlength=batch[-1] + 1)
     return BatchCounts(
-        appended=float(np.isin(needed, present, invert=True).sum() / len(rows)),
+        appended=float(np.isin(needed, present, invert=True).sum() / len(order)),
         lonely=float((items[batch[paired]] == 1).mean()) if paired.any() else 0.0,
     )
 

@@ -35,7 +35,7 @@ from .data import (
     without_pairing,
 )
 from .data.content import check_tokens, name_bad_row
-from .data.tables import column_names
+from .data.tables import column_names, read_integers
 from .epochs import EpochCallback
 from .metrics import TrainingAlarms
 from .model_card import add_alignment_section, identity
@@ -336,10 +336,12 @@ class SolarSFTTrainer(SFTTrainer):
         is_grouped = self._pairs is not None and self.args.pivot_batching == "grouped" and not self.args.packing
         if not is_grouped or DRAW_COLUMN in dataset.column_names:
             return super()._get_train_sampler(train_dataset)
-        # All rows of an item carry its first pivot. `_train_batch_size` follows `auto_find_batch_size`.
-        groups = np.asarray(dataset.with_format("numpy")[PIVOT_COLUMN][:])
-        self._sampler = ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
+        self._sampler = self._group_sampler(read_integers(dataset, PIVOT_COLUMN))
         return self._sampler
+
+    def _group_sampler(self, groups: np.ndarray) -> ParallelGroupSampler:
+        # All rows of an item carry its first pivot. `_train_batch_size` follows `auto_find_batch_size`.
+        return ParallelGroupSampler(groups, self._train_batch_size, seed=_data_seed(self.args))
 
     def _side_passes(self, counts: BatchCounts) -> SidePasses:
         """What forwards of pivots that are not in the batch will cost."""
@@ -351,15 +353,14 @@ class SolarSFTTrainer(SFTTrainer):
         dataset, objective = self.train_dataset, self._term.objective
         if isinstance(dataset, IterableDataset) or self.args.packing:
             return None
-        columns = dataset.select(range(min(len(dataset), MAX_ROWS))).with_format("numpy")
-        pivot, own = (np.asarray(columns[name][:]) for name in (PIVOT_COLUMN, OWN_COLUMN))
+        rows = dataset.select(range(min(len(dataset), MAX_ROWS)))
+        pivot, own = read_integers(rows, PIVOT_COLUMN), read_integers(rows, OWN_COLUMN)
         if self.args.pivot_batching == "grouped":
-            order = list(ParallelGroupSampler(pivot, self._train_batch_size, seed=_data_seed(self.args)))
+            order = np.fromiter(self._group_sampler(pivot), np.int64)
         else:
-            order = np.random.default_rng(0).permutation(len(pivot)).tolist()
-        if objective.pivot_gradient == "momentum":
-            own = np.full_like(own, -1)  # pivots in the batch are of no use
-            pivot = np.where(np.asarray(columns[OWN_COLUMN][:]) >= 0, -1, pivot)
+            order = np.random.default_rng(0).permutation(len(pivot))
+        if objective.pivot_gradient == "momentum":  # pivots in the batch are of no use
+            pivot, own = np.where(own >= 0, -1, pivot), np.full_like(own, -1)
         return count_batches(order, pivot, own, self._train_batch_size)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):

@@ -471,7 +471,7 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results.os, "replace", stop)
+    monkeypatch.setattr("solar_trl._files.os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
         write_json(path, {"value": 2})
     assert read_json(path)["value"] == 1 and [file.name for file in path.parent.iterdir()] == ["result.json"]

@@ -27,10 +27,8 @@ from .train import (
     ARM_LEARNING_RATE,
     BASE_LEARNING_RATE,
     BATCH_SIZE,
-    GroupedSFTArm,
-    SFTArm,
-    SolarArm,
     arguments,
+    arm_trainer,
     base_trainer,
     train,
 )
@@ -97,23 +95,19 @@ def run_arms(args: argparse.Namespace, data: DemoData) -> tuple[dict[str, Evalua
 
     common = (scratch, args.seed, args.steps, ARM_LEARNING_RATE)
     arms = {
-        "SFT": (GroupedSFTArm if args.pivot_batching == "grouped" else SFTArm, arguments(SFTConfig, *common)),
-        "SOLAR": (
-            SolarArm,
-            arguments(
-                SolarSFTConfig,
-                *common,
-                alignment_weight=args.alignment_weight,
-                pivot_batching=args.pivot_batching,
-            ),
+        "SFT": arguments(SFTConfig, *common),
+        "SOLAR": arguments(
+            SolarSFTConfig,
+            *common,
+            alignment_weight=args.alignment_weight,
+            pivot_batching=args.pivot_batching,
         ),
     }
     batches = {}
-    for name, (trainer_class, config) in arms.items():
+    for name, config in arms.items():
         model = build_model(tokenizer, args.seed)
         model.load_state_dict(weights)
-        dataset = datasets.Dataset.from_list(data.train)
-        trainer = trainer_class(model, config, train_dataset=dataset, processing_class=tokenizer)
+        trainer = arm_trainer(name, model, tokenizer, data.train, config, args.pivot_batching == "grouped")
         probe = Probe(name, model, tokenizer, probe_rows, args.steps, args.probe_every)
         start = time.process_time()
         train(trainer, probe)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.statistics import Interval, holm, sign_flip
+from ..evaluation.statistics import Interval, check_resampling, holm, percentile_interval, sign_flip
 from .settings import PIVOT
 
 
@@ -100,10 +100,7 @@ def hierarchical_bootstrap(
     Raises:
         ValueError: If there are no bases, one has no items, or an option is out of range.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` is {confidence}, expected a number between 0 and 1.")
-    if resamples < 1:
-        raise ValueError(f"`resamples` is {resamples}, expected at least 1.")
+    check_resampling(confidence, resamples)
     if not len(differences) or not all(len(values) for values in differences):
         raise ValueError("There are no differences to resample: every base needs at least one item.")
     value = float(np.mean([np.mean(values) for values in differences]))
@@ -116,8 +113,7 @@ def hierarchical_bootstrap(
     means = np.stack([_resampled_means(np.asarray(values, float), bases, resamples, rng) for values in differences])
     chosen = rng.integers(bases, size=(resamples, bases))
     draws = means[chosen, np.arange(resamples)[:, None], np.arange(bases)].mean(1)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+    return percentile_interval(value, draws, confidence)
 
 
 def _resampled_means(values: np.ndarray, slots: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -217,7 +213,7 @@ def ratio_of_means(
         return Interval(value, float("nan"), float("nan"))
     chosen = np.random.default_rng(seed).integers(len(one), size=(resamples, len(one)))
     ratios = one[chosen].mean(1) / other[chosen].mean(1)
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])  # NaN if one of them is none
     return Interval(value, float(low), float(high))
 
 

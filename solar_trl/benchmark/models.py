@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import (
     set_seed,
 )
 
+from .._files import whole_file
 from .settings import ModelSettings
 
 
@@ -98,18 +98,13 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, see
 
 def save_weights(model: PreTrainedModel, path: Path) -> None:
     """Write the weights in one step: a file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept, stored = {}, set()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in stored:  # a tied head is stored once
             stored.add(tensor.data_ptr())
             kept[name] = tensor.detach().cpu().contiguous()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(kept, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        save_file(kept, file)
 
 
 def load_weights(model: PreTrainedModel, path: Path) -> None:

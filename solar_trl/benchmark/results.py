@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .._files import whole_file
 from .arms import Arm, file_name
 from .settings import Settings, base_identity, check_seeds, data_version, digest, purpose_of
 
@@ -67,17 +67,12 @@ def result_path(folder: Path, result: Mapping[str, Any]) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """
-    Write a JSON file in one step: readers see the whole of it or nothing, whenever the writer is stopped.
+    Write a JSON file, as a whole or not at all.
 
     Numbers that are not finite become `null`: JSON has none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(_defined(value), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write_text(json.dumps(_defined(value), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _defined(value: Any) -> Any:

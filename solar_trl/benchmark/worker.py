@@ -23,6 +23,7 @@ import trl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import __version__
+from .._files import whole_file
 from .._logging import get_logger
 from .clones import is_clone, set_clone_alignment
 from .measures import answer_problems, area_under_curve, by_language, measure, right_answers
@@ -133,13 +134,8 @@ def make_run(run: Run, folder: Path, save_states: bool = False) -> float:
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as name, name.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _train_and_measure(run: Run, folder: Path, scratch: str) -> tuple[dict[str, Any], np.ndarray]:

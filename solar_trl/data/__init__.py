@@ -1,6 +1,6 @@
 """Parallel data: from published layouts to pairs, the collator and the sampler."""
 
-from .collator import ALIGNMENT_KEY, DataCollatorForPivotAlignment, PairingDemand
+from .collator import ALIGNMENT_KEY, DataCollatorForPivotAlignment, PairingDemand, without_pairs
 from .example_iterables import in_one_shard
 from .formats import to_long_format
 from .ids import assign_parallel_id, split_id
@@ -54,4 +54,5 @@ __all__ = [
     "split_id",
     "to_long_format",
     "without_pairing",
+    "without_pairs",
 ]

@@ -256,6 +256,13 @@ class DataCollatorForPivotAlignment:
         return match_tails([(tails[pair.example], tails[pair.pivot]) for pair in pairs])
 
 
+def without_pairs(alignment: dict[str, Any]) -> dict[str, Any]:
+    """What [`DataCollatorForPivotAlignment`] says of a batch, if it had no pairs."""
+    per_pair = ("examples", "pivots", "pair_languages", "items", "pivot_keys", "pair_rows", "matches")
+    none = {name: None if alignment[name] is None else alignment[name][:0] for name in per_pair}
+    return {**alignment, **none, "rows": [], "wholes": None, "pivot_batch": None, "pivot_tokens": None}
+
+
 def _cut(
     pairs: list[_Pair], pair_rows: list[int], steps: list[tuple[int, ...]]
 ) -> tuple[list[_Pair], list[int], torch.Tensor | None]:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN
+from .tables import read_integers
 
 
 # Rows that are packed at a time; the groups at the border of two chunks may be cut apart
@@ -51,7 +52,7 @@ def pack_pairs(dataset: Dataset, max_length: int) -> Dataset:
 
 def _groups(dataset: Dataset) -> np.ndarray:
     """A number for each item; rows without a pivot stand alone."""
-    pivots = np.asarray(dataset.with_format("numpy")[PIVOT_COLUMN][:])
+    pivots = read_integers(dataset, PIVOT_COLUMN)
     return np.where(pivots >= 0, pivots, -1 - np.arange(len(pivots)))
 
 

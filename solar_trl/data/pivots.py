@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -123,23 +124,45 @@ def attach_pairs(dataset: Dataset, pairs: ResolvedPairs, offset: int, languages:
     Returns:
         [`~datasets.Dataset`]: The rows with the columns `PAIRING_COLUMNS`.
     """
-    for name in pairs.language_names:
-        if name not in languages:
-            languages.append(name)
-    language = np.asarray([languages.index(name) for name in pairs.language_names] or [0])[pairs.language]
-    keep, form = pairs.keep, dataset.format
-    dataset = without_pairing(dataset).with_format(None)
+    language = np.asarray(language_codes(pairs.language_names, languages) or [0])[pairs.language]
+    added = {
+        PIVOT_COLUMN: np.where(pairs.pivot >= 0, pairs.pivot + offset, -1),
+        OWN_COLUMN: np.where(pairs.own >= 0, pairs.own + offset, -1),
+        LANGUAGE_COLUMN: language,
+    }
+    return add_integers(dataset, added, pairs.keep)
+
+
+def language_codes(names: Sequence[str], languages: list[str]) -> list[int]:
+    """The index of each name into the trainer's languages, to which new ones are appended."""
+    languages += [name for name in dict.fromkeys(names) if name not in languages]
+    codes = {name: code for code, name in enumerate(languages)}
+    return [codes[name] for name in names]
+
+
+def add_integers(dataset: Dataset, added: Mapping[str, np.ndarray], keep: np.ndarray | None = None) -> Dataset:
+    """
+    Put columns of integers in place of the pairing columns.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Prepared rows.
+        added (`dict[str, numpy.ndarray]`):
+            Values of shape `(n,)` by column.
+        keep (`numpy.ndarray` of shape `(k,)`, *optional*):
+            Rows to keep; all of them by default.
+
+    Returns:
+        [`~datasets.Dataset`]: The rows, in the user's format, in which the new columns are not hidden.
+    """
+    form, dataset = dataset.format, without_pairing(dataset).with_format(None)
+    keep = np.arange(len(dataset)) if keep is None else keep
     if len(keep) < len(dataset):
         dataset = dataset.select(keep)
-    for name, values in (
-        (PIVOT_COLUMN, np.where(pairs.pivot >= 0, pairs.pivot + offset, -1)),
-        (OWN_COLUMN, np.where(pairs.own >= 0, pairs.own + offset, -1)),
-        (LANGUAGE_COLUMN, language),
-    ):
+    for name, values in added.items():
         dataset = set_column(dataset, name, pa.array(values[keep]))
-    # The user's format, in which the new columns must not be hidden
-    shown = [name for name in form["columns"] if name in dataset.column_names and name not in PAIRING_COLUMNS]
-    return dataset.with_format(form["type"], columns=[*shown, *PAIRING_COLUMNS], **form["format_kwargs"])
+    shown = [name for name in form["columns"] if name in dataset.column_names and name not in added]
+    return dataset.with_format(form["type"], columns=[*shown, *added], **form["format_kwargs"])
 
 
 def without_pairing(dataset: Dataset) -> Dataset:

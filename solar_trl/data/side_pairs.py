@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 
 from .pairing import UNKNOWN_LANGUAGE
-from .pivots import LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN, PivotTable, without_pairing
-from .tables import set_column
+from .pivots import LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN, PivotTable, add_integers, language_codes
+from .tables import read_integers
 
 
 # Added to training rows that draw their pairs from elsewhere: the row's number
@@ -34,8 +33,7 @@ class SidePairs:
     """
 
     def __init__(self, dataset: Dataset, table: PivotTable, n_rows: int, seed: int):
-        columns = dataset.with_format("numpy")
-        pivot, own = np.asarray(columns[PIVOT_COLUMN][:]), np.asarray(columns[OWN_COLUMN][:])
+        pivot, own = read_integers(dataset, PIVOT_COLUMN), read_integers(dataset, OWN_COLUMN)
         self._rows = np.flatnonzero((pivot >= 0) & (own < 0))
         self._dataset = dataset.with_format(None)
         self._table = table
@@ -83,19 +81,11 @@ def attach_draws(dataset: Dataset, language_column: str, languages: list[str]) -
     """
     found = dataset[language_column][:] if language_column in dataset.column_names else [None] * len(dataset)
     names = [UNKNOWN_LANGUAGE if name is None else str(name) for name in found]
-    for name in dict.fromkeys(names):
-        if name not in languages:
-            languages.append(name)
-    codes = {name: code for code, name in enumerate(languages)}
-    form, dataset = dataset.format, without_pairing(dataset).with_format(None)
     none = np.full(len(dataset), -1)
     added = {
         PIVOT_COLUMN: none,
         OWN_COLUMN: none,
-        LANGUAGE_COLUMN: np.asarray([codes[name] for name in names], dtype=np.int64),
+        LANGUAGE_COLUMN: np.asarray(language_codes(names, languages), dtype=np.int64),
         DRAW_COLUMN: np.arange(len(dataset)),
     }
-    for name, values in added.items():
-        dataset = set_column(dataset, name, pa.array(values))
-    shown = [name for name in form["columns"] if name in dataset.column_names and name not in added]
-    return dataset.with_format(form["type"], columns=[*shown, *added], **form["format_kwargs"])
+    return add_integers(dataset, added)

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, IterableDataset, concatenate_datasets
 from .._logging import get_logger
 from .join_checks import check_language, compare_rows, different_lengths, report_numbers
 from .ordered_examples import Rounds, side_by_side
-from .tables import add_features, row_id, same_types
+from .tables import add_features, batch_of, row_id, same_types
 
 
 COMPARED_ROWS = 256  # rows of a stream whose numbers are compared
@@ -86,8 +86,7 @@ def _label(
                 check_language([row[language_column]], languages[stream], language_column)
             parallel_id = index if on is None else row_id(row, on)
             result.append({**row, parallel_id_column: parallel_id, language_column: languages[stream]})
-    names = dict.fromkeys(name for row in result for name in row)
-    return {name: [row.get(name) for row in result] for name in names}
+    return batch_of(result)
 
 
 class _ByPosition:

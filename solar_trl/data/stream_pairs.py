@@ -14,6 +14,7 @@ from datasets import IterableDataset
 from .pairing import UNKNOWN_LANGUAGE, PairingColumns
 from .pivots import LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN
 from .streaming import CARRIED_PIVOT_COLUMN, copy_row
+from .tables import rows_of
 
 
 # Added to the rows of a stream beside the columns that all rows get: the pivot's tokens as a dict, or `None`
@@ -107,8 +108,11 @@ class StreamPairing:
         self.all_columns = all_columns
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        kept = [paired.row for paired in self.pair(rows) if not (paired.is_missing and self.missing_pivot == "drop")]
+        kept = [
+            paired.row
+            for paired in self.pair(rows_of(batch))
+            if not (paired.is_missing and self.missing_pivot == "drop")
+        ]
         names = [*batch, PIVOT_COLUMN, OWN_COLUMN, LANGUAGE_COLUMN, TOKENIZED_PIVOT_COLUMN]
         return {name: [row[name] for row in kept] for name in names}
 

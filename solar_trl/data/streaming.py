@@ -12,7 +12,7 @@ from datasets import ClassLabel, Features, IterableDataset, Value
 
 from .example_iterables import group_items
 from .pairing import PairingColumns
-from .tables import by_split, refuse_column, require_columns, row_id
+from .tables import batch_of, by_split, refuse_column, require_columns, row_id
 
 
 # Column with the fields of a row's pivot, as a dict
@@ -144,8 +144,7 @@ def _carry_within(
         pivot = pivots[0] if pivots and not missing_id else None
         for row, is_one in zip(rows, is_pivot, strict=True):
             result.append({**row, CARRIED_PIVOT_COLUMN: None if is_one or pivot is None else copy_row(pivot)})
-    names = dict.fromkeys(name for row in result for name in row)
-    return {name: [row.get(name) for row in result] for name in names}
+    return batch_of(result)
 
 
 def copy_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,22 @@ def without_indices(dataset: Dataset) -> tuple[Dataset, np.ndarray | None]:
     return everything, dataset._indices.column(0).to_numpy().astype(np.int64)
 
 
+def rows_of(batch: Mapping[str, list]) -> list[dict[str, Any]]:
+    """The rows of a batch of columns."""
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def batch_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """Rows as a batch of columns, with `None` where a row lacks one."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def read_integers(dataset: Dataset, name: str) -> np.ndarray:
+    """A column of integers, `(n,)`."""
+    return np.asarray(dataset.with_format("numpy")[name][:])
+
+
 def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """A column as it stands in the table, or its rows in the order of the dataset; dictionaries are resolved."""
     everything, indices = without_indices(dataset)

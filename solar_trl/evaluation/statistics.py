@@ -59,7 +59,7 @@ def bootstrap(
         `dict[str, Interval]`: One for each score. Resamples in which a score is undefined are left out of its
         interval.
     """
-    _check(confidence, resamples)
+    check_resampling(confidence, resamples)
     if n_items < 1:
         raise ValueError("There are no items to resample.")
     rng = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def bootstrap(
         weights = rng.multinomial(n_items, np.full(n_items, 1 / n_items), size=size).astype(float)
         for name, found in scores(weights).items():
             draws[name].append(found)
-    return {name: _interval(values[name], np.concatenate(draws[name]), confidence) for name in values}
+    return {name: percentile_interval(values[name], np.concatenate(draws[name]), confidence) for name in values}
 
 
 def bootstrap_mean(
@@ -106,7 +106,7 @@ def bootstrap_mean(
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a share of independent items."""
-    _check(confidence, 1)
+    check_resampling(confidence, 1)
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} make no share.")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -196,7 +196,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def _interval(value: float, draws: np.ndarray, confidence: float) -> Interval:
+def percentile_interval(value: float, draws: np.ndarray, confidence: float) -> Interval:
+    """The interval that holds the share `confidence` of a score's draws; draws that are NaN are left out."""
     draws = draws[~np.isnan(draws)]
     if not len(draws) or np.isnan(value):
         return Interval(value, float("nan"), float("nan"))
@@ -204,7 +205,8 @@ def _interval(value: float, draws: np.ndarray, confidence: float) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def _check(confidence: float, resamples: int) -> None:
+def check_resampling(confidence: float, resamples: int) -> None:
+    """Raise a `ValueError` for a coverage or a number of resamples that makes no sense."""
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` is {confidence}, expected a number between 0 and 1.")
     if resamples < 1:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from string import Formatter
 from typing import Any
 
 from ..pairing import PairingColumns
 from ..tables import SplitDataset
 from .names import language_name
 from .rows import NO_PARALLEL, Item, add_rows, check_share, draw, pick, without_pair
-from .texts import RowTexts
+from .texts import RowTexts, template_fields
 
 
 _NAME = "answer_in_other_language"
@@ -108,10 +107,7 @@ def answer_in_other_language(
 
 
 def _check_template(template: str) -> None:
-    try:
-        fields = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-    except ValueError as error:
-        raise ValueError(f"`template` is {template!r}, which is no template: {error}.") from error
+    fields = template_fields(template)
     if "prompt" not in fields or not fields & {"language", "code"} or fields - {"prompt", "language", "code"}:
         raise ValueError(f"`template` is {template!r}, expected `{{prompt}}`, and `{{language}}` or `{{code}}`.")
 

@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from ..._logging import get_logger
 from ..pairing import PairingColumns, read_keys
 from ..streaming import CARRIED_PIVOT_COLUMN, copy_row
-from ..tables import SplitDataset, by_split, read_ids, require_columns, row_id
+from ..tables import SplitDataset, by_split, read_ids, require_columns, row_id, rows_of
 from .rows import digest, draw, language_of, named_languages, pairing_meaning, plain
 
 
@@ -160,8 +160,7 @@ def _counts(rows: Dataset, columns: PairingColumns, ratio: float, lower: str, se
 
 def _repeated(batch: dict[str, list], columns: PairingColumns, times: dict[bool, float], seed: int) -> dict[str, list]:
     result = []
-    for values in zip(*batch.values(), strict=True):
-        row = dict(zip(batch, values, strict=True))
+    for row in rows_of(batch):
         language = language_of(row, columns.language)
         expected = times[language in columns.pivot_languages]
         content = repr([(name, value) for name, value in row.items() if name != CARRIED_PIVOT_COLUMN])

@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 
 from ..pairing import PairingColumns, first_pivots, read_keys_with_pivots
 from ..streaming import MAX_ROWS_PER_ITEM
-from ..tables import SplitDataset, by_split, read_column, read_ids, require_columns, row_id, set_column
+from ..tables import SplitDataset, batch_of, by_split, read_column, read_ids, require_columns, row_id, set_column
 from .blocks import block_items
 from .rows import digest, language_of, named_languages, pairing_meaning, plain, refuse_carried
 
@@ -179,8 +179,7 @@ def _has_pairs(rows: list[dict[str, Any]], columns: PairingColumns) -> bool:
 
 def _shuffled_blocks(batch: dict[str, list], columns: PairingColumns, seed: int) -> dict[str, list]:
     result = [row for items in batch["items"] for row in _shuffled_items(items, columns, seed)]
-    names = dict.fromkeys(name for row in result for name in row)
-    return {name: [row.get(name) for row in result] for name in names}
+    return batch_of(result)
 
 
 def _shuffled_items(items: list[list[dict[str, Any]]], columns: PairingColumns, seed: int) -> list[dict[str, Any]]:

@@ -17,7 +17,17 @@ from ..._logging import get_logger
 from ..example_iterables import group_items
 from ..pairing import PairingColumns, read_keys
 from ..streaming import CARRIED_PIVOT_COLUMN, MAX_ROWS_PER_ITEM, copy_row
-from ..tables import by_split, read_column, read_ids, refuse_column, require_columns, row_id, set_column
+from ..tables import (
+    batch_of,
+    by_split,
+    read_column,
+    read_ids,
+    refuse_column,
+    require_columns,
+    row_id,
+    rows_of,
+    set_column,
+)
 from .texts import RowTexts
 
 
@@ -224,7 +234,7 @@ def _made(
 
     def make(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         result = []
-        for row, other in zip(_rows(batch), _rows(others[indices]), strict=True):
+        for row, other in zip(rows_of(batch), rows_of(others[indices]), strict=True):
             with naming(row, columns):
                 new = combine(texts, copy_row(row), copy_row(other))
             if new is not None:
@@ -238,10 +248,6 @@ def _made(
     return sources.map(
         make, batched=True, with_indices=True, features=rows.features, new_fingerprint=fingerprint, desc=recipe
     )
-
-
-def _rows(batch: dict[str, list]) -> list[dict[str, Any]]:
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
 def _expanded(
@@ -259,5 +265,4 @@ def _expanded(
         # Those that lost their id come last, or the rows after them would be another item to `carry_pivots`
         new = [row for row in made if row is not None]
         result += rows + sorted(new, key=lambda row: row_id(row, columns.parallel_id) is None)
-    names = dict.fromkeys(name for row in result for name in row)
-    return {name: [row.get(name) for row in result] for name in names}
+    return batch_of(result)

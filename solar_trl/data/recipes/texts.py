@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 from ..reading import _ASSISTANT, _CONVERSATIONS, _USER
 
 
 Edit = Callable[[str], str]
+
+
+def template_fields(template: str) -> set[str]:
+    """
+    Names of the fields of a template.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"`template` is {template!r}, which is no template: {error}.") from error
 
 
 @dataclass(frozen=True)
