@@ -28,9 +28,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from examples.demo.data import make_data, vocabulary
-from examples.demo.model import build_model, build_tokenizer
 from solar_trl import SolarSFTConfig, SolarSFTTrainer
+from solar_trl.benchmark.arithmetic import load_parallel_arithmetic
+from solar_trl.benchmark.models import build_model
+from solar_trl.benchmark.settings import ModelSettings
+from solar_trl.benchmark.tokenizer import build_tokenizer
 from solar_trl.objectives import soft_token_summary, soft_tokens
 
 
@@ -46,8 +48,8 @@ STYLE = {
 }
 
 
-def train(rows: list[dict], tokenizer: PreTrainedTokenizerBase, steps: int, weight: float) -> PreTrainedModel:
-    """A model of the demo, trained on parallel problems."""
+def train(rows: Dataset, tokenizer: PreTrainedTokenizerBase, steps: int, weight: float) -> PreTrainedModel:
+    """A small model of the benchmark, trained on parallel problems."""
     with tempfile.TemporaryDirectory() as folder:
         args = SolarSFTConfig(
             folder,
@@ -64,8 +66,8 @@ def train(rows: list[dict], tokenizer: PreTrainedTokenizerBase, steps: int, weig
             bf16=False,
             seed=0,
         )
-        model = build_model(tokenizer, seed=0)
-        trainer = SolarSFTTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        model = build_model(ModelSettings(), tokenizer, seed=0)
+        trainer = SolarSFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
         trainer.train()
     return model.eval()
 
@@ -179,15 +181,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=HERE)
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    data = make_data(seed=0, num_base=0, num_high_resource=0, num_low_resource=600, num_eval=20)
-    rows = [row for row in data.train if row["language"] in LANGUAGES]
-    tokenizer = build_tokenizer(vocabulary())
+    rows = load_parallel_arithmetic(tuple(LANGUAGES), n=600, seed=0)
+    tokenizer = build_tokenizer(tuple(LANGUAGES))
     models = {title: train(rows, tokenizer, args.steps, weight) for title, weight in (("SFT", 0.0), ("SOLAR", 1.0))}
-    first = data.evaluation[0]["parallel_id"]
-    pair = {
-        lang: next(r for r in data.evaluation if (r["language"], r["parallel_id"]) == (lang, first))
-        for lang in LANGUAGES
-    }
+    held_out = load_parallel_arithmetic(tuple(LANGUAGES), n=1, seed=0, split="test")
+    pair = {row["language"]: row for row in held_out}
     with plt.rc_context(STYLE):
         numbers = {
             "steps": args.steps,

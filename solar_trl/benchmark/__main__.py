@@ -1,4 +1,4 @@
-"""The command line: `python -m solar_trl.benchmark run`, `tune`, `search` or `report`."""
+"""The command line: `python -m solar_trl.benchmark run`, `tune`, `search`, `report`, `pack` or `unpack`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ def make_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", parents=[shared], help="tables and pictures of what is there")
     report.add_argument("--finalists", default="", help="up to three arms for Holm's correction, separated by commas")
     report.add_argument("--no-pictures", dest="pictures", action="store_false", help="tables only")
+
+    pack = commands.add_parser("pack", parents=[shared], help="all results in one file")
+    pack.add_argument("file", type=Path, help="where it goes, e.g. results.jsonl.gz")
+    unpack = commands.add_parser("unpack", parents=[shared], help="results from such a file, to report or to go on")
+    unpack.add_argument("file", type=Path, help="a file from `pack`")
     return parser
 
 
@@ -86,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # optional kernels that are not needed
     try:
-        return {"run": _run, "tune": _tune, "search": _search, "report": _report}[args.command](args)
+        return _COMMANDS[args.command](args)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
         return 2
@@ -186,6 +191,25 @@ def _report(args: argparse.Namespace) -> int:
         files += draw_all(args.output_dir)
     print("Written: " + ", ".join(str(file) for file in files))
     return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from .results import pack_results
+
+    print(f"{pack_results(args.output_dir, args.file)} results: {args.file}")
+    return 0
+
+
+def _unpack(args: argparse.Namespace) -> int:
+    from .results import unpack_results
+
+    print(f"{unpack_results(args.file, args.output_dir)} results: {args.output_dir}")
+    return 0
+
+
+_COMMANDS = {
+    "run": _run, "tune": _tune, "search": _search, "report": _report, "pack": _pack, "unpack": _unpack,
+}  # fmt: skip
 
 
 def _grid(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 from .._files import whole_file
 from .arms import Arm, file_name
-from .settings import Settings, base_identity, check_seeds, data_version, digest, purpose_of
+from .settings import PURPOSES, Settings, base_identity, check_seeds, data_version, digest, purpose_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def read_results(folder: Path, purpose: str) -> list[dict[str, Any]]:
     results = []
     for path in sorted((folder / purpose).glob("*.json")):
         result = read_json(path)
-        if not isinstance(result, dict) or not {"arm", "seed", "identity", "measures"} <= result.keys():
+        if not _is_result(result):
             raise ValueError(f"{path} is not the result of a run. Move it out of the folder.")
         try:
             check_seeds([result["seed"]], purpose)
@@ -114,6 +116,63 @@ def read_results(folder: Path, purpose: str) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: {error}") from None
         results.append(result)
     return sorted(results, key=lambda result: (result["arm"]["name"], result["seed"]))
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, dict) and {"arm", "seed", "purpose", "identity", "measures"} <= value.keys()
+
+
+def pack_results(folder: Path, path: Path) -> int:
+    """
+    Write all results of a folder into one file: a line of JSON each, compressed, the same bytes from the same results.
+
+    Args:
+        folder (`Path`): Where results are. Neither bases nor states go along.
+        path (`Path`): Where the file goes (`.jsonl.gz`).
+
+    Returns:
+        `int`: How many they are.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    results = [result for purpose in PURPOSES for result in read_results(folder, purpose)]
+    if not results:
+        raise ValueError(f"There are no results in {folder}.")
+    lines = "".join(f"{json.dumps(result, ensure_ascii=False, allow_nan=False)}\n" for result in results)
+    with whole_file(path) as file:
+        file.write_bytes(gzip.compress(lines.encode(), mtime=0))
+    return len(results)
+
+
+def unpack_results(path: Path, folder: Path) -> int:
+    """
+    Put the results of a file from [`pack_results`] into a folder, where `run` and `report` find them.
+
+    Args:
+        path (`Path`): The file.
+        folder (`Path`): Where results go. Those that are there already stay as they are.
+
+    Returns:
+        `int`: How many the file has.
+
+    Raises:
+        ValueError: If the file is not one of [`pack_results`].
+    """
+    try:
+        results = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{path} does not hold packed results ({error}).") from None
+    if not results:
+        raise ValueError(f"{path} does not hold packed results (it is empty).")
+    for number, result in enumerate(results, start=1):
+        if not _is_result(result):
+            raise ValueError(f"{path} does not hold packed results: line {number} is not the result of a run.")
+    for result in results:
+        target = result_path(folder, result)
+        if not target.exists():
+            write_json(target, result)
+    return len(results)
 
 
 def by_condition(results: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -26,7 +26,7 @@ from .settings import DataSettings, Settings
 
 class _RecordsBatches:
     """
-    Remembers a digest of every batch, and takes rows in groups where the trainer would not.
+    Remembers a digest of all batches, and takes rows in groups where the trainer would not.
 
     Args:
         groups (`np.ndarray`, *optional*): Group of each row for [`ParallelGroupSampler`].
@@ -34,13 +34,18 @@ class _RecordsBatches:
 
     def __init__(self, *args: Any, groups: np.ndarray | None = None, **kwargs: Any):
         self._fixed_groups = groups
-        self.batches: list[str] = []
+        self._digest = hashlib.sha256()
         super().__init__(*args, **kwargs)
+
+    @property
+    def batches(self) -> str:
+        """Stands for all batches so far, in their order."""
+        return self._digest.hexdigest()
 
     def training_step(self, model, inputs, *args, **kwargs):
         ids = inputs["input_ids"]
         # Its shape too: padding is part of the batch
-        self.batches.append(hashlib.sha1(f"{tuple(ids.shape)}".encode() + ids.cpu().numpy().tobytes()).hexdigest())
+        self._digest.update(f"{tuple(ids.shape)}".encode() + ids.cpu().numpy().tobytes())
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
