@@ -8,7 +8,7 @@ JOBS ?= 2
 .PHONY: demo test test-long lint format docs clean help
 
 help:
-	@echo "make demo    SFT and SOLAR side by side on an offline example: table and pictures in outputs/demo (about 4 minutes)"
+	@echo "make demo    two seeds of the benchmark, SFT and SOLAR, offline: tables and pictures in outputs/demo (about 6 minutes)"
 	@echo "make test    the test suite"
 	@echo "make test-long  the test suite and the slow tests (DeepSpeed, kills at random moments)"
 	@echo "make lint    ruff and mypy"
@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python examples/demo/run.py
+	$(BIN)/python -m solar_trl.benchmark run --arm base --arm sft --arm solar --seeds 100-101 --workers $(JOBS) --output-dir outputs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"

@@ -50,7 +50,7 @@ TINY = Settings().override(CHANGES)
 FLAGS = [part for change in CHANGES for part in ("--set", change)]
 
 
-def fake_result(arm, seed, accuracy, control="sft_grouped", pivot=None, silhouette=0.4, **identity):
+def fake_result(arm, seed, accuracy, control="sft", pivot=None, silhouette=0.4, **identity):
     """A result with given low-resource values per item (one low-resource language)."""
     accuracy = [float(value) for value in accuracy]
     pivot = [1.0] * len(accuracy) if pivot is None else pivot
@@ -143,7 +143,7 @@ def test_every_arm_is_there_with_its_control():
 def test_arms_are_parsed_with_changes():
     arm = parse_arm('mid_align:alignment_weight=0.5,alignment_kwargs={"layers": [0.5, -1], "positions": "all"}')
     assert arm.config["alignment_kwargs"] == {"layers": [0.5, -1], "positions": "all"}
-    assert arm.config["alignment_objective"] == "mid_align" and arm.control == "sft_grouped"
+    assert arm.config["alignment_objective"] == "mid_align" and arm.control == "sft"
     assert arm.name.startswith("mid_align[alignment_kwargs=") and "/" not in file_name(arm.name)
     assert parse_arm("solar:name=mine,order=random,peft=none").name == "mine"
     assert change_arm(parse_arm("sft:learning_rate=0.1"), {"weight_decay": 0.1}).name == (
@@ -182,7 +182,7 @@ def test_identity_is_that_of_settings_and_not_of_names():
     assert digest(Run(parse_arm(f"solar:learning_rate={rate}"), 100, TINY).identity()) == key
     others = [
         Run(ARMS["solar"], 101, TINY),
-        Run(ARMS["solar_random"], 100, TINY),
+        Run(ARMS["solar_grouped"], 100, TINY),
         Run(parse_arm("solar:alignment_weight=0.5"), 100, TINY),
         Run(ARMS["solar"], 100, TINY.override(["training.steps=7"])),
         Run(ARMS["solar"], 100, replace(TINY, device="cuda")),
@@ -280,8 +280,8 @@ def test_arms_of_one_order_see_the_same_batches(folder):
     batches = {name: result_of(folder, name)["training"]["batches"] for name in ARMS if name in (
         "sft", "sft_grouped", "solar", "placebo", "solar_lora",
     )}  # fmt: skip
-    assert batches["sft_grouped"] == batches["solar"] == batches["placebo"] == batches["solar_lora"]
-    assert batches["sft"] != batches["solar"]
+    assert batches["sft"] == batches["solar"] == batches["placebo"] == batches["solar_lora"]
+    assert batches["sft"] != batches["sft_grouped"]
     assert batches["solar"] != result_of(folder, "solar", 101)["training"]["batches"]
     run_all([Run(ARMS[name], 100, TINY) for name in batches], folder, progress=False)
 
@@ -291,28 +291,30 @@ def test_the_order_holds_over_epochs(tmp_path):
     assert len(training_rows(settings.data, 100)) == 48
     tokenizer = worker.tokenizer_of(settings.data)
     seen = {}
-    for name in ("sft_grouped", "solar", "placebo"):
+    arms = {name: ARMS[name] for name in ("sft_grouped", "solar_grouped")}
+    arms["placebo"] = change_arm(ARMS["placebo"], {"order": "grouped"})
+    for name, arm in arms.items():
         model = build_model(settings.model, tokenizer, 0)
-        trainer = arm_trainer(ARMS[name], model, tokenizer, settings, 100, str(tmp_path))
+        trainer = arm_trainer(arm, model, tokenizer, settings, 100, str(tmp_path))
         rows, collate = [], trainer.data_collator
         trainer.data_collator = lambda examples, collate=collate, rows=rows: (
             rows.append([example["input_ids"] for example in examples]) or collate(examples)
         )
         train(trainer)
         seen[name] = trainer.batches, rows[:20]
-    assert seen["sft_grouped"] == seen["solar"] == seen["placebo"]
-    assert len(set(map(str, seen["solar"][1]))) == 20  # each epoch in an order of its own
+    assert seen["sft_grouped"] == seen["solar_grouped"] == seen["placebo"]
+    assert len(set(map(str, seen["solar_grouped"][1]))) == 20  # each epoch in an order of its own
 
 
 def test_different_batches_are_found(folder, tmp_path):
-    runs = [Run(ARMS[name], 100, TINY) for name in ("sft_grouped", "solar")]
+    runs = [Run(ARMS[name], 100, TINY) for name in ("sft", "solar")]
     for run in runs:
         write_json(run.path(tmp_path), read_json(run.path(folder)))
     check_batches(tmp_path, runs)
     changed = read_json(runs[1].path(tmp_path))
     changed["training"]["batches"] = "other"
     write_json(runs[1].path(tmp_path), changed)
-    with pytest.raises(RuntimeError, match=r"'solar' and 'sft_grouped'.*the comparison is void"):
+    with pytest.raises(RuntimeError, match=r"'solar' and 'sft'.*the comparison is void"):
         check_batches(tmp_path, runs)
 
 
@@ -341,7 +343,7 @@ def test_gradient_norm_is_that_of_the_term_alone(folder, tmp_path):
     from solar_trl.objectives import alignment_loss, soft_token_summary
 
     settings = TINY.override(["training.batch_size=64"])  # the whole set in a batch
-    run = Run(ARMS["solar_random"], 100, settings)
+    run = Run(ARMS["solar"], 100, settings)
     tokenizer = worker.tokenizer_of(settings.data)
     model = worker.load_base(run, folder)
     found, _ = placebo.gradient_norm(run.arm, run, model, tokenizer, str(tmp_path))
@@ -696,7 +698,7 @@ def test_holm_over_the_family(p_values):
 
 
 def test_contrasts_pair_seeds():
-    control = [fake_result("sft_grouped", seed, [0, 1, 0, 1], control="base") for seed in (100, 101, 103)]
+    control = [fake_result("sft", seed, [0, 1, 0, 1], control="base") for seed in (100, 101, 103)]
     arm = [
         fake_result("solar", 101, [1, 1, 0, 1]),
         fake_result("solar", 103, [0, 0, 0, 0]),
@@ -787,7 +789,7 @@ def test_report_judges_the_claim(tmp_path):
         sft = rng.integers(0, 2, 50)
         better = np.where(rng.random(50) < 0.3, 1, sft)
         fakes += [
-            fake_result("sft_grouped", seed, sft, control="base"),
+            fake_result("sft", seed, sft, control="base"),
             fake_result("solar", seed, better, silhouette=0.16),
             fake_result("hard_token", seed, better, silhouette=0.35),
             fake_result("mid_align", seed, sft),
@@ -810,7 +812,7 @@ def test_report_judges_the_claim(tmp_path):
 def test_report_tells_missing_seeds_and_refuses_mixtures(tmp_path):
     with pytest.raises(ValueError, match="There are no results"):
         write_report(tmp_path)
-    fakes = [fake_result("sft_grouped", seed, [1, 0], control="base") for seed in (100, 101, 103)]
+    fakes = [fake_result("sft", seed, [1, 0], control="base") for seed in (100, 101, 103)]
     fakes += [fake_result("solar", seed, [1, 1]) for seed in (100, 103)]
     write_fakes(tmp_path, [*fakes, fake_result("solar[alignment_weight=3]", 1, [1, 0])])
     text = write_report(tmp_path).read_text()
@@ -910,15 +912,15 @@ def test_command_line_names_what_is_wrong(arguments, message, tmp_path, capsys):
 
 def test_tune_and_run_with_what_was_chosen(tmp_path, capsys):
     shared = ["--output-dir", str(tmp_path), "--no-progress", *FLAGS]
-    tune = ["tune", "--arm", "sft_grouped", "--grid", "learning_rate=1e-4,1e-2", "--rungs", "1,2", "--seeds", "0-1"]
+    tune = ["tune", "--arm", "sft", "--grid", "learning_rate=1e-4,1e-2", "--rungs", "1,2", "--seeds", "0-1"]
     assert main([*tune, *shared]) == 0
-    chosen = read_json(tmp_path / "tuned" / "sft_grouped.json")["chosen"]
+    chosen = read_json(tmp_path / "tuned" / "sft.json")["chosen"]
     assert chosen["learning_rate"] in (1e-4, 1e-2)
-    assert main(["run", "--arm", "sft_grouped", "--tuned", "--seeds", "100", *shared]) == 0
+    assert main(["run", "--arm", "sft", "--tuned", "--seeds", "100", *shared]) == 0
     (result,) = read_results(tmp_path, "reported")
     assert result["identity"]["arm"]["config"]["learning_rate"] == chosen["learning_rate"]
     assert len(read_results(tmp_path, "tuning")) == 3  # two candidates on a seed, and the better one on another
     capsys.readouterr()
-    search = ["search", "--arm", "sft_grouped", "--grid", "learning_rate=1e-4,1e-2", "--seeds", "0"]
+    search = ["search", "--arm", "sft", "--grid", "learning_rate=1e-4,1e-2", "--seeds", "0"]
     assert main([*search, *shared]) == 0
-    assert "sft_grouped[learning_rate=0.01]" in capsys.readouterr().out
+    assert "sft[learning_rate=0.01]" in capsys.readouterr().out

@@ -33,6 +33,7 @@ from solar_trl.benchmark.arithmetic import load_parallel_arithmetic
 from solar_trl.benchmark.models import build_model
 from solar_trl.benchmark.settings import ModelSettings
 from solar_trl.benchmark.tokenizer import build_tokenizer
+from solar_trl.benchmark.vocabulary import SPACE
 from solar_trl.objectives import soft_token_summary, soft_tokens
 
 
@@ -80,7 +81,12 @@ def response_logits(
     prompt = tokenizer(row["prompt"])["input_ids"]
     response = [*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id]
     logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
-    return logits[len(prompt) - 1 : -1].float(), tokenizer.convert_ids_to_tokens(response)
+    return logits[len(prompt) - 1 : -1].float(), words(tokenizer, response)
+
+
+def words(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """Tokens without the mark of the space before them."""
+    return [token.removeprefix(SPACE) for token in tokenizer.convert_ids_to_tokens(ids)]
 
 
 def plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +106,7 @@ def draw_soft_token(
     probs = logits[position].softmax(-1)
     mixture = soft_tokens(logits[None], embeddings)[0, position]
     top = probs.topk(6)
-    names = tokenizer.convert_ids_to_tokens(top.indices.tolist())
+    names = words(tokenizer, top.indices.tolist())
     rest = 1 - float(top.values.sum())
     mean, axes = plane(embeddings[top.indices].numpy())
     spots = (embeddings[top.indices].numpy() - mean) @ axes.T
@@ -118,7 +124,7 @@ def draw_soft_token(
         right.annotate(name, (x, y), xytext=(7, 7), textcoords="offset points", fontsize=9)
         right.plot([x, soft[0]], [y, soft[1]], color="#CCCCCC", linewidth=0.8, zorder=0)
     right.scatter(*soft, marker="X", s=110, color="#D55E00", zorder=3)
-    right.annotate("soft token", soft, xytext=(9, -13), textcoords="offset points", color="#D55E00", weight="bold")
+    right.annotate("soft token", soft, xytext=(10, 4), textcoords="offset points", color="#D55E00", weight="bold")
     right.set(title="their embeddings, and the mixture", xticks=[], yticks=[], xlabel="first two principal axes")
     right.margins(0.2)
     right.spines[:].set_visible(False)

@@ -18,8 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 DEFAULT_ARMS = (
-    "base", "sft", "sft_grouped", "solar", "solar_random", "hard_token", "placebo", "weight_0", "mid_align",
-    "hidden_cosine", "soft_info_nce", "sft_lora", "solar_lora", "sft_lora_embeddings", "solar_lora_embeddings",
+    "base", "sft", "solar", "solar_decay", "hard_token", "mid_align", "placebo", "weight_0", "sft_grouped",
+    "solar_grouped", "hidden_cosine", "soft_info_nce", "sft_lora", "solar_lora", "sft_lora_embeddings", "solar_lora_embeddings",
 )  # fmt: skip
 
 
@@ -133,14 +133,15 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from .arms import parse_arm
+    from .arms import ARMS, parse_arm
     from .results import Run
     from .settings import parse_seeds
     from .tuning import default_grid, successive_halving, write_tuned
 
     settings, seeds = _settings(args), parse_seeds(args.seeds, "tuning")
     rungs = _integers(args.rungs)
-    for text in args.arms or [name for name in DEFAULT_ARMS if name not in ("base", "placebo", "weight_0")]:
+    own = [name for name in DEFAULT_ARMS if ARMS[name].trainer != "none" and ARMS[name].tuned_as is None]
+    for text in args.arms or own:
         arm = parse_arm(text)
         if arm.trainer == "none" or arm.tuned_as:
             raise ValueError(

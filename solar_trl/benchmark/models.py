@@ -44,7 +44,7 @@ class Size:
 
 # About 0.4M, 3M and 35M parameters with the vocabulary of eight languages
 SIZES = {
-    "tiny": Size(96, 256, 3, 4, 8e-3, 2e-2, 6e-3),
+    "tiny": Size(96, 256, 3, 4, 1e-2, 2e-2, 6e-3),
     "small": Size(256, 512, 4, 4, 3e-3, 1e-2, 3e-3),
     "medium": Size(512, 1408, 11, 8, 5e-4, 3e-3, 5e-4),
 }

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 Result = Mapping[str, Any]
 States = tuple[np.ndarray, np.ndarray, Result]  # of held-out rows, the language of each, and whose they are
-REFERENCE = "sft_grouped"  # what the gains are measured against
+REFERENCE = "sft"  # what the gains are measured against
 MAPPED = ("base", REFERENCE, "solar")
-_LABELS = {"base": "base model", "sft": "SFT, random order", "sft_grouped": "SFT", "solar": "SOLAR"}
+_LABELS = {"base": "base model", "sft": "SFT", "solar": "SOLAR", "solar_decay": "SOLAR, weight decays"}
+_LABELS |= {f"{name}_grouped": f"{_LABELS[name]}, grouped" for name in ("sft", "solar")}
 
 
 def draw_all(folder: Path) -> list[Path]:

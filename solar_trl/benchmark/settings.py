@@ -36,7 +36,7 @@ class DataSettings:
 
     high: tuple[str, ...] = ("de", "es", "zh")
     low: tuple[str, ...] = ("sw", "th", "bn", "te")
-    n_high: int = 1000
+    n_high: int = 300
     n_low: int = 100
     steps: tuple[int, ...] = (1, 2)
     max_number: int = 20
@@ -87,7 +87,7 @@ class BaseSettings:
         learning_rate (`float`, *optional*): Peak; `None` takes that of the model's size.
     """
 
-    steps: int = 500
+    steps: int = 1500
     batch_size: int = 32
     story_share: float = 0.35
     learning_rate: float | None = None
