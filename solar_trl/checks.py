@@ -274,7 +274,7 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
             "probabilities have no embedding to weight. Resize both with `model.resize_token_embeddings`."
         )
     objective = args.objective
-    trainable = not args.detach_embeddings and any(tensor.requires_grad for tensor in embedding.tensors)
+    trainable = embedding.is_trainable and not args.detach_embeddings
     only_embeddings = objective is not None and (
         objective.representation == "hard_token"
         or (objective.representation == "hidden_state" and not any(objective_layers(objective, model)))

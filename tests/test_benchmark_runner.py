@@ -1,8 +1,8 @@
 """The runner of the benchmark: settings, arms, runs, statistics and the report, on models trained for a few steps."""
 
-import gzip
 import itertools
 import json
+import lzma
 import multiprocessing
 import os
 import signal
@@ -853,7 +853,7 @@ def test_report_and_pictures_of_real_runs(folder, capsys):
 
 
 def test_packed_results_are_the_same_results(folder, tmp_path, capsys):
-    packed, other = tmp_path / "results.jsonl.gz", tmp_path / "other"
+    packed, other = tmp_path / "results.jsonl.xz", tmp_path / "other"
     assert main(["pack", str(packed), "--output-dir", str(folder)]) == 0
     first = packed.read_bytes()
     assert main(["unpack", str(packed), "--output-dir", str(other)]) == 0
@@ -869,9 +869,9 @@ def test_packed_results_are_the_same_results(folder, tmp_path, capsys):
     assert main(["pack", str(packed), "--output-dir", str(folder)]) == 0 and packed.read_bytes() == first
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", gzip.compress(b'{"arm": 1}\n'), gzip.compress(b"{")])
+@pytest.mark.parametrize("content", [b"", b"{}", lzma.compress(b'{"arm": 1}\n'), lzma.compress(b"{")])
 def test_what_is_no_packed_file_is_refused(content, tmp_path, capsys):
-    path = tmp_path / "results.jsonl.gz"
+    path = tmp_path / "results.jsonl.xz"
     path.write_bytes(content)
     assert main(["unpack", str(path), "--output-dir", str(tmp_path / "other")]) == 2
     assert "does not hold packed results" in capsys.readouterr().err
@@ -902,7 +902,7 @@ def test_markdown_escapes_and_explains():
         (["search", "--grid", "alignment_weight"], "is no part of a grid"),
         (["search", "--grid", "a=1", "--grid", "a=2"], "names 'a' twice"),
         (["report"], "There are no results"),
-        (["pack", "x.jsonl.gz"], "There are no results"),
+        (["pack", "x.jsonl.xz"], "There are no results"),
     ],
 )
 def test_command_line_names_what_is_wrong(arguments, message, tmp_path, capsys):

@@ -19,7 +19,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 DEFAULT_ARMS = (
     "base", "sft", "solar", "solar_decay", "hard_token", "mid_align", "placebo", "weight_0", "sft_grouped",
-    "solar_grouped", "hidden_cosine", "soft_info_nce", "sft_lora", "solar_lora", "sft_lora_embeddings", "solar_lora_embeddings",
+    "solar_grouped", "hidden_cosine", "soft_info_nce", "sft_lora", "solar_lora", "sft_lora_embeddings",
+    "solar_lora_embeddings",
 )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("--no-pictures", dest="pictures", action="store_false", help="tables only")
 
     pack = commands.add_parser("pack", parents=[shared], help="all results in one file")
-    pack.add_argument("file", type=Path, help="where it goes, e.g. results.jsonl.gz")
+    pack.add_argument("file", type=Path, help="where it goes, e.g. results.jsonl.xz")
     unpack = commands.add_parser("unpack", parents=[shared], help="results from such a file, to report or to go on")
     unpack.add_argument("file", type=Path, help="a file from `pack`")
     return parser

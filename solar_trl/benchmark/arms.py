@@ -70,10 +70,10 @@ class Arm:
 
 # What was chosen on tuning seeds, see docs/lab_book.md; presets that are not named here have the default weight
 _TUNED: Mapping[str, Mapping[str, Any]] = {
-    "solar": {"alignment_weight": 1.0},
+    "solar": {"alignment_weight": 0.3},
     "solar_decay": {"alignment_weight": 3.0, "alignment_schedule": "linear_decay"},
-    "hard_token": {"alignment_weight": 10.0},
-    "mid_align": {"alignment_weight": 0.3},
+    "hard_token": {"alignment_weight": 0.3},
+    "mid_align": {"alignment_weight": 0.1},
     "soft_info_nce": {"alignment_weight": 0.3},
 }
 
@@ -95,9 +95,9 @@ ARMS = {
         Arm("solar_decay", config=_TUNED["solar_decay"]),
         Arm("solar_grouped", order="grouped", control="sft_grouped", tuned_as="solar", config=_TUNED["solar"]),
         Arm("sft_lora", trainer="sft", peft="lora", control="base"),
-        Arm("solar_lora", peft="lora", control="sft_lora"),
+        Arm("solar_lora", peft="lora", control="sft_lora", config=_TUNED["solar"]),
         Arm("sft_lora_embeddings", trainer="sft", peft="lora_embeddings", control="base"),
-        Arm("solar_lora_embeddings", peft="lora_embeddings", control="sft_lora_embeddings"),
+        Arm("solar_lora_embeddings", peft="lora_embeddings", control="sft_lora_embeddings", config=_TUNED["solar"]),
         Arm("placebo", pairs="shuffled", tuned_as="solar", config=_TUNED["solar"]),
         Arm("weight_0", tuned_as="sft", config={"alignment_weight": 0.0}),
         *(_preset(name, objective) for name, objective in OBJECTIVES.items() if objective and name != "solar"),

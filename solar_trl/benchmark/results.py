@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import math
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,7 +127,7 @@ def pack_results(folder: Path, path: Path) -> int:
 
     Args:
         folder (`Path`): Where results are. Neither bases nor states go along.
-        path (`Path`): Where the file goes (`.jsonl.gz`).
+        path (`Path`): Where the file goes (`.jsonl.xz`).
 
     Returns:
         `int`: How many they are.
@@ -141,7 +140,7 @@ def pack_results(folder: Path, path: Path) -> int:
         raise ValueError(f"There are no results in {folder}.")
     lines = "".join(f"{json.dumps(result, ensure_ascii=False, allow_nan=False)}\n" for result in results)
     with whole_file(path) as file:
-        file.write_bytes(gzip.compress(lines.encode(), mtime=0))
+        file.write_bytes(lzma.compress(lines.encode()))
     return len(results)
 
 
@@ -160,8 +159,8 @@ def unpack_results(path: Path, folder: Path) -> int:
         ValueError: If the file is not one of [`pack_results`].
     """
     try:
-        results = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+        results = [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         raise ValueError(f"{path} does not hold packed results ({error}).") from None
     if not results:
         raise ValueError(f"{path} does not hold packed results (it is empty).")

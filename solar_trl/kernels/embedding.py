@@ -46,6 +46,11 @@ class EffectiveEmbedding:
         pairs = [tensor for a, b, _ in self.low_rank for tensor in (a, b)]
         return [self.weight, *pairs, *(rows for _, rows in self.replaced)]
 
+    @property
+    def is_trainable(self) -> bool:
+        """Whether any part of it takes a gradient."""
+        return any(tensor.requires_grad for tensor in self.tensors)
+
     def add_adapters(self, summaries: torch.Tensor, mean_probs: torch.Tensor) -> torch.Tensor:
         """
         Complete summaries over the base matrix, `p̄ᵀE`, to `p̄ᵀE_eff`.

@@ -1,0 +1,55 @@
+"""What is said at construction about settings that are known to hurt."""
+
+import logging
+
+import pytest
+from helpers import solar_trainer, token_rows
+from models import tiny_model
+from peft import LoraConfig
+
+from solar_trl.advice import FIXED_EMBEDDINGS_WEIGHT
+
+
+ITEMS = [(language, item) for item in range(4) for language in ("en", "sw")]
+LORA = {"r": 2, "target_modules": ["q_proj"]}
+
+
+def advice_of(tokenizer, tmp_path, caplog, lora=None, **config):
+    kwargs = {"peft_config": LoraConfig(task_type="CAUSAL_LM", **lora)} if lora else {}
+    with caplog.at_level(logging.WARNING, logger="solar_trl"):
+        solar_trainer(tiny_model("qwen2"), token_rows(ITEMS), tokenizer, tmp_path, config=config, **kwargs)
+    return [
+        record.message for record in caplog.records if "embeddings that soft tokens are mixed from" in record.message
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lora", "config"),
+    [
+        (LORA, {}),
+        (LORA, {"alignment_schedule": "linear_decay"}),
+        (None, {"detach_embeddings": True}),
+        ({**LORA, "modules_to_save": ["embed_tokens"]}, {"detach_embeddings": True}),
+        (LORA, {"alignment_kwargs": {"positions": "all"}}),
+    ],
+)
+def test_a_large_weight_with_fixed_embeddings(lora, config, tokenizer, tmp_path, caplog):
+    (message,) = advice_of(tokenizer, tmp_path, caplog, lora, alignment_weight=1.0, **config)
+    assert "`alignment_weight` is 1" in message and f"`alignment_weight={FIXED_EMBEDDINGS_WEIGHT:g}`" in message
+    assert ("`detach_embeddings=True`" in message) == ("detach_embeddings" in config)
+
+
+@pytest.mark.parametrize(
+    ("lora", "config"),
+    [
+        (None, {"alignment_weight": 1.0}),
+        (LORA, {"alignment_weight": FIXED_EMBEDDINGS_WEIGHT}),
+        (LORA, {}),
+        ({**LORA, "target_modules": ["q_proj", "embed_tokens"]}, {"alignment_weight": 1.0}),
+        ({**LORA, "modules_to_save": ["embed_tokens"]}, {"alignment_weight": 1.0}),
+        (LORA, {"alignment_weight": 1.0, "alignment_objective": "hidden_cosine"}),
+        (LORA, {"alignment_weight": 0.0}),
+    ],
+)
+def test_nothing_is_said_about_what_is_harmless(lora, config, tokenizer, tmp_path, caplog):
+    assert advice_of(tokenizer, tmp_path, caplog, lora, **config) == []
