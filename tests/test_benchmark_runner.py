@@ -869,7 +869,12 @@ def test_packed_results_are_the_same_results(folder, tmp_path, capsys):
     assert main(["pack", str(packed), "--output-dir", str(folder)]) == 0 and packed.read_bytes() == first
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", lzma.compress(b'{"arm": 1}\n'), lzma.compress(b"{")])
+ELSEWHERE = json.dumps({"arm": {"name": "x"}, "seed": 1, "purpose": "../../out", "identity": {}, "measures": {}})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", *map(lzma.compress, (b'{"arm": 1}\n', b"{", ELSEWHERE.encode(), b"\xff"))]
+)
 def test_what_is_no_packed_file_is_refused(content, tmp_path, capsys):
     path = tmp_path / "results.jsonl.xz"
     path.write_bytes(content)

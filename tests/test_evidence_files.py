@@ -13,17 +13,17 @@ from solar_trl.benchmark.results import read_results, unpack_results
 
 ROOT = Path(__file__).parents[1]
 TUNING = ROOT / "docs" / "evidence" / "tuning.jsonl.xz"
-RATE = "learning_rate=0.02,order=random"
+SFT, LORA = "sft[learning_rate=0.01]", "learning_rate=0.02,order=random"
 # Label in README: arm and control in the committed results
 QUOTED = {
-    "full fine-tuning, weight 0.3": ("solar_random[alignment_weight=0.3]", "sft"),
-    "full fine-tuning, weight 1": ("solar_random[alignment_weight=1]", "sft"),
+    "full fine-tuning, weight 0.3": ("solar_random[alignment_weight=0.3,learning_rate=0.01]", SFT),
+    "full fine-tuning, weight 1": ("solar_random[alignment_weight=1,learning_rate=0.01]", SFT),
     "full fine-tuning, weight 10 that decays": (
-        "solar_random[alignment_schedule=linear_decay,alignment_weight=10]",
-        "sft",
+        "solar_random[alignment_schedule=linear_decay,alignment_weight=10,learning_rate=0.01]",
+        SFT,
     ),
-    "LoRA, weight 0.3": (f"solar_lora[alignment_weight=0.3,{RATE}]", f"sft_lora[{RATE}]"),
-    "**LoRA, weight 1**": (f"solar_lora[alignment_weight=1,{RATE}]", f"sft_lora[{RATE}]"),
+    "LoRA, weight 0.3": (f"solar_lora[alignment_weight=0.3,{LORA}]", f"sft_lora[{LORA}]"),
+    "**LoRA, weight 1**": (f"solar_lora[alignment_weight=1,{LORA}]", f"sft_lora[{LORA}]"),
 }
 
 

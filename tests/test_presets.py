@@ -118,6 +118,7 @@ def test_only_true_pairs_help_retrieval(tokenizer, tmp_path):
     seen, unseen = pool[:40], pool[40:60]
     config = {
         "alignment_objective": "mid_align",
+        "alignment_weight": 1.0,
         "optim": "adamw_torch",
         "learning_rate": 3e-3,
         "max_steps": 30,

@@ -120,7 +120,7 @@ def test_nothing_of_the_users_is_changed(tokenizer, tmp_path):
 
 def test_trainers_of_one_model_keep_their_settings(tokenizer, tmp_path):
     model, rows = tiny_model("qwen3"), token_rows(SPEC)
-    config = {"per_device_train_batch_size": 8, "max_steps": 1}
+    config = {"per_device_train_batch_size": 8, "max_steps": 1, "alignment_weight": 1.0}
     first = solar_trainer(model, rows, tokenizer, tmp_path, config=config)
     solar_trainer(
         model, rows, tokenizer, tmp_path, config={**config, "soft_token_temperature": 0.3, "soft_token_top_k": 2}
@@ -244,6 +244,7 @@ def test_collator_that_masks_whole_responses(tokenizer, tmp_path):
             data_collator=Masks(pad_token_id=0),
             config={
                 "max_steps": 1,
+                "alignment_weight": 1.0,
                 "per_device_train_batch_size": batch_size,
                 "gradient_accumulation_steps": 7 // batch_size,
             },

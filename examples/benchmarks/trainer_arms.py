@@ -139,6 +139,7 @@ def _trainer(name: str, setting: Setting, model, rows, output_dir: str) -> SFTTr
     config = SolarSFTConfig(
         **arguments,
         alignment_objective=kind,
+        alignment_weight=1.0,  # that of the naive arm, and of the figures in docs/cost.md; it changes no cost
         # Rows without a prompt (`--prompt-share 0`) have other positions only
         alignment_kwargs={"positions": "all"} if kind == "mid_align" else None,
         soft_token_temperature=setting.temperature,

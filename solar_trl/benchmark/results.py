@@ -118,7 +118,10 @@ def read_results(folder: Path, purpose: str) -> list[dict[str, Any]]:
 
 
 def _is_result(value: Any) -> bool:
-    return isinstance(value, dict) and {"arm", "seed", "purpose", "identity", "measures"} <= value.keys()
+    if not isinstance(value, dict) or not {"arm", "seed", "purpose", "identity", "measures"} <= value.keys():
+        return False
+    # They become part of a path
+    return type(value["seed"]) is int and value["purpose"] == purpose_of(value["seed"])
 
 
 def pack_results(folder: Path, path: Path) -> int:
