@@ -274,12 +274,11 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
             "probabilities have no embedding to weight. Resize both with `model.resize_token_embeddings`."
         )
     objective = args.objective
-    trainable = embedding.is_trainable and not args.detach_embeddings
     only_embeddings = objective is not None and (
         objective.representation == "hard_token"
         or (objective.representation == "hidden_state" and not any(objective_layers(objective, model)))
     )
-    if only_embeddings and not trainable:
+    if only_embeddings and not embeddings_move(model, args):
         raise ValueError(
             "The alignment objective compares the embeddings of given tokens, which only the embeddings can change, "
             "and they are not trained here. Train them (full fine-tuning, or LoRA with 'embed_tokens' among its "
@@ -290,6 +289,11 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
             f"`soft_token_top_k` is {args.soft_token_top_k}, more than the vocabulary of {vocab_size} tokens. Use a "
             "smaller number, or `None` for the whole vocabulary."
         )
+
+
+def embeddings_move(model: PreTrainedModel, args: SolarSFTConfig) -> bool:
+    """Whether the alignment term can change the embeddings that it compares or mixes."""
+    return effective_embedding(model).is_trainable and not args.detach_embeddings
 
 
 def objective_layers(objective: Objective, model: PreTrainedModel) -> tuple[int, ...]:

@@ -15,9 +15,8 @@ LORA = {"r": 2, "target_modules": ["q_proj"]}
 def advice_of(tokenizer, tmp_path, caplog, lora=None, **config):
     kwargs = {"peft_config": LoraConfig(task_type="CAUSAL_LM", **lora)} if lora else {}
     solar_trainer(tiny_model("qwen2"), token_rows(ITEMS), tokenizer, tmp_path, config=config, **kwargs)
-    return [
-        record.message for record in caplog.records if "embeddings that soft tokens are mixed from" in record.message
-    ]
+    told = [record.message for record in caplog.records]
+    return [message for message in told if "embeddings that soft tokens are mixed from" in message]
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,9 @@ def test_the_order_holds_over_epochs(tmp_path):
         trainer.data_collator = lambda examples, collate=collate, rows=rows: (
             rows.append([example["input_ids"] for example in examples]) or collate(examples)
         )
-        train(trainer)
+        digests = []
+        train(trainer, lambda step, digests=digests, trainer=trainer: digests.append(trainer.batches))
+        assert len(set(digests)) == 1 + settings.training.steps  # each batch counts
         seen[name] = trainer.batches, rows[:20]
     assert seen["sft_grouped"] == seen["solar_grouped"] == seen["placebo"]
     assert len(set(map(str, seen["solar_grouped"][1]))) == 20  # each epoch in an order of its own

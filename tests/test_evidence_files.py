@@ -43,9 +43,8 @@ def test_every_tuning_run_can_be_reported(folder):
 def readme_rows():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index("| points of low-resource accuracy") :].split("\n\n")[0]
-    return {
-        cells[0]: cells[1:] for cells in ([c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines())
-    }
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {label: cells for label, *cells in rows}
 
 
 @pytest.mark.parametrize("label", QUOTED)

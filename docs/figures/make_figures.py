@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
 
 from solar_trl import SolarSFTConfig, SolarSFTTrainer
 from solar_trl.benchmark.arithmetic import load_parallel_arithmetic

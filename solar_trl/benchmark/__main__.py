@@ -141,10 +141,9 @@ def _tune(args: argparse.Namespace) -> int:
 
     settings, seeds = _settings(args), parse_seeds(args.seeds, "tuning")
     rungs = _integers(args.rungs)
-    own = [name for name in DEFAULT_ARMS if ARMS[name].trainer != "none" and ARMS[name].tuned_as is None]
-    for text in args.arms or own:
+    for text in args.arms or [name for name in DEFAULT_ARMS if ARMS[name].has_own_settings]:
         arm = parse_arm(text)
-        if arm.trainer == "none" or arm.tuned_as:
+        if not arm.has_own_settings:
             raise ValueError(
                 f"{arm.name!r} is not tuned: it takes the settings of {arm.tuned_as or 'the base model'}."
             )

@@ -45,6 +45,11 @@ class Arm:
     tuned_as: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_own_settings(self) -> bool:
+        """Whether settings are chosen for it: not for the base model, nor where another arm's are taken."""
+        return self.trainer != "none" and self.tuned_as is None
+
     def identity(self, settings: Settings) -> dict[str, Any]:
         """What a run with this arm depends on: all but the names."""
         if self.trainer == "none":

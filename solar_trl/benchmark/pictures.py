@@ -25,8 +25,14 @@ Result = Mapping[str, Any]
 States = tuple[np.ndarray, np.ndarray, Result]  # of held-out rows, the language of each, and whose they are
 REFERENCE = "sft"  # what the gains are measured against
 MAPPED = ("base", REFERENCE, "solar")
-_LABELS = {"base": "base model", "sft": "SFT", "solar": "SOLAR", "solar_decay": "SOLAR, weight decays"}
-_LABELS |= {f"{name}_grouped": f"{_LABELS[name]}, grouped" for name in ("sft", "solar")}
+_LABELS = {
+    "base": "base model",
+    "sft": "SFT",
+    "sft_grouped": "SFT, grouped",
+    "solar": "SOLAR",
+    "solar_grouped": "SOLAR, grouped",
+    "solar_decay": "SOLAR, weight decays",
+}
 
 
 def draw_all(folder: Path) -> list[Path]:

@@ -100,8 +100,7 @@ def base_trainer(
     stories = round(rows * base.story_share)
     corpus = load_base_corpus(settings.data.languages, rows - stories, stories, seed, **settings.data.problems)
     rate = size_of(settings.model).base_learning_rate if base.learning_rate is None else base.learning_rate
-    use_cpu = settings.device == "cpu"
-    args = training_arguments(SFTConfig, seed, output_dir, base.steps, base.batch_size, use_cpu, learning_rate=rate)
+    args = _arguments(SFTConfig, settings, seed, output_dir, base.steps, base.batch_size, learning_rate=rate)
     trainer = SFTArm(model, args, train_dataset=corpus.select_columns("text"), processing_class=tokenizer)
     return _silent(trainer)
 
@@ -128,7 +127,8 @@ def arm_trainer(
     rows = training_rows(settings.data, seed)
     groups = None
     if arm.order == "grouped" and not _orders_itself(arm, config):
-        groups = row_groups(rows)
+        pivots = find_pivots(rows)
+        groups = np.where(pivots < 0, np.arange(len(pivots)), pivots)
     if arm.pairs == "shuffled":
         rows = shuffle_parallels(rows, seed=seed)
     fields: dict[str, Any] = {"learning_rate": arm.learning_rate(settings), **arm.config, **config}
@@ -136,13 +136,13 @@ def arm_trainer(
     if solar:
         fields["pivot_batching"] = "grouped" if arm.order == "grouped" and groups is None else "random"
     training = settings.training
-    args = training_arguments(
+    args = _arguments(
         SolarSFTConfig if solar else SFTConfig,
+        settings,
         seed,
         output_dir,
         training.steps,
         training.batch_size,
-        settings.device == "cpu",
         warmup_steps=training.warmup_steps,
         **fields,
     )
@@ -155,12 +155,6 @@ def arm_trainer(
         peft_config=_peft_config(arm, settings),
     )
     return _silent(trainer)
-
-
-def row_groups(rows: Dataset) -> np.ndarray:
-    """A number for each row, the same for an item's pivot and its translations, `(n,)`."""
-    pivots = find_pivots(rows)
-    return np.where(pivots < 0, np.arange(len(pivots)), pivots)
 
 
 def _orders_itself(arm: Arm, config: dict[str, Any]) -> bool:
@@ -186,25 +180,16 @@ def _peft_config(arm: Arm, settings: Settings) -> Any:
     )
 
 
-def training_arguments(
+def _arguments(
     config_class: type[SFTConfig],
+    settings: Settings,
     seed: int,
     output_dir: str,
     steps: int,
     batch_size: int,
-    use_cpu: bool = True,
     **fields: Any,
 ) -> SFTConfig:
-    """
-    What all trainings share.
-
-    Args:
-        config_class (`type`): [`~trl.SFTConfig`] or [`SolarSFTConfig`].
-        seed (`int`), steps (`int`), batch_size (`int`): Of the training.
-        output_dir (`str`): A place that the trainer wants, though nothing is saved there.
-        use_cpu (`bool`, *optional*, defaults to `True`): Whether to stay on the CPU.
-        fields: Other fields of the configuration, which come before what is shared.
-    """
+    """What all trainings share."""
     values: dict[str, Any] = {
         "output_dir": output_dir,
         "seed": seed,
@@ -217,7 +202,7 @@ def training_arguments(
         # TRL's defaults suit a large model
         "gradient_checkpointing": False,
         "bf16": False,
-        "use_cpu": use_cpu,
+        "use_cpu": settings.device == "cpu",
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
