@@ -190,8 +190,8 @@ def test_layer_comparison_shows_means(cases):
 
 
 def test_every_language_has_a_look_of_its_own():
-    styles = language_styles(56)
-    assert len({(style["color"], style["marker"]) for style in styles}) == 56
+    styles = language_styles(72)
+    assert len({(style["color"], style["marker"]) for style in styles}) == 72
     assert len({(style["color"], style["linestyle"]) for style in styles[:12]}) == 12
 
 

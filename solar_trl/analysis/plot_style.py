@@ -14,9 +14,10 @@ from .fonts import display_text, fonts_for
 
 MAX_LINES = 12  # languages that lines, and numbers in cells, are still readable for
 GREY = "#BBBBBB"
-# Okabe and Ito's colours, told apart with any colour vision; their yellow is too light for a white page
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-# 8 markers × 7 colours: coprime numbers, so that 56 languages differ and neighbours differ in both
+# Okabe and Ito's colours, told apart with any colour vision; their yellow is too light for a white page. Then wine and
+# olive of Paul Tol's
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255", "#999933")
+# 8 markers × 9 colours: coprime numbers, so that 72 languages differ and neighbours differ in both
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 _STYLE = {
@@ -73,7 +74,7 @@ def drawing(width: float, height: float, texts: Sequence[str]) -> Iterator[Any]:
 
 
 def language_styles(n: int) -> list[dict[str, Any]]:
-    """Colour, marker and dashes of `n` languages; all differ up to 56."""
+    """Colour, marker and dashes of `n` languages; all differ up to 72."""
     return [
         {
             "color": _COLORS[i % len(_COLORS)],
