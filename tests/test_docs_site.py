@@ -103,7 +103,7 @@ def messages() -> list[str]:
                 found.append(node.value)
             elif isinstance(node, ast.JoinedStr):
                 found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
-    return [" ".join(text.split()) for text in found]
+    return [re.sub("…+", "…", " ".join(text.split())) for text in found]
 
 
 def test_quoted_messages_exist():

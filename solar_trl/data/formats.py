@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 
 from .._logging import get_logger
 from .languages import normalize_language
+from .messages import no_column
 from .pairing import as_list
 from .tables import (
     SplitDataset,
@@ -288,9 +289,7 @@ def _kept_columns(
         kept = [name for name in as_list(keep) if name not in added]
         for name in kept:
             if name not in names:
-                raise ValueError(
-                    f"The dataset has no column {name!r} (`keep`); columns are {', '.join(map(repr, names))}."
-                )
+                raise ValueError(no_column("dataset", name, "`keep`", names))
             if name in fields:
                 raise ValueError(
                     f"{name!r} stands both in `keep` and in `fields`: it is shared by all languages, or it is not."

@@ -12,6 +12,7 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 
 from .._logging import get_logger
 from .join_checks import check_language, compare_tables, different_lengths, report_numbers
+from .messages import ids_differ
 from .pairing import as_list, encode
 from .stream_join import join_streams
 from .tables import (
@@ -226,11 +227,8 @@ class _Join:
         for position, name in enumerate(self.on):
             kinds = {kinds[position]: language for language, (_, kinds) in found.items() if kinds[position] != "null"}
             if len(kinds) > 1:
-                shown = ", ".join(f"{kind} in {language!r}" for kind, language in kinds.items())
-                raise ValueError(
-                    f"The ids in column {name!r} differ in type: {shown}. They would never match; cast one of them, "
-                    f"e.g. `dataset.cast_column({name!r}, datasets.Value('string'))`."
-                )
+                shown = (f"{kind} in {language!r}" for kind, language in kinds.items())
+                raise ValueError(ids_differ(name, shown))
         ids = {language: values for language, (values, _) in found.items()}
         kind = next((values.type for values in ids.values() if not pa.types.is_null(values.type)), pa.string())
         if any(pa.types.is_large_string(values.type) for values in ids.values()):

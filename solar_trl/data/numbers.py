@@ -151,6 +151,11 @@ def extract_numbers(text: str, decimal_separator: str | None = None) -> list[str
     return numbers
 
 
+def unsigned(number: str) -> str:
+    """A number of [`extract_numbers`] without its sign: what a dash before one means differs between scripts."""
+    return number.lstrip("-")
+
+
 def _starts_decimals(text: str, point: int) -> bool:
     """Whether a point with a digit after it stands alone, as in "= .5", not at the end of a sentence."""
     before = text[point - 1] if point else " "

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
+from .messages import ids_differ, no_column
+
 
 def as_list(value: str | Sequence[str]) -> list[str]:
     """A string or a list of strings, as a list."""
@@ -89,9 +91,8 @@ def _require_columns(dataset: Dataset, columns: Sequence[str], what: str, option
     for name in columns:
         if name not in dataset.column_names:
             raise ValueError(
-                f"The {what} has no column {name!r} ({options[name]}); its columns are "
-                f"{', '.join(map(repr, dataset.column_names))}. Add the column, or name the right one in the config. "
-                "To train without alignment, set `alignment_objective='none'`."
+                f"{no_column(what, name, options[name], dataset.column_names)} Add the column, or name the right one "
+                "in the config. To train without alignment, set `alignment_objective='none'`."
             )
 
 
@@ -162,11 +163,8 @@ def read_keys(datasets: Sequence[tuple[str, Dataset]], columns: PairingColumns) 
         kinds = [id_kind(part, name, what) for part, (what, _) in zip(parts, datasets, strict=True)]
         distinct = {str(kind): what for kind, (what, _) in zip(kinds, datasets, strict=True) if kind != pa.null()}
         if len(distinct) > 1:
-            found = ", ".join(f"{kind.removeprefix('large_')} in the {what}" for kind, what in distinct.items())
-            raise ValueError(
-                f"The ids in column {name!r} differ in type: {found}. They would never match; cast one of them, e.g. "
-                f"`dataset.cast_column({name!r}, datasets.Value('string'))`."
-            )
+            found = (f"{kind.removeprefix('large_')} in the {what}" for kind, what in distinct.items())
+            raise ValueError(ids_differ(name, found))
         kind = next((kind for kind in kinds if kind != pa.null()), pa.int64())
         try:
             cast = pa.chunked_array([chunk.cast(kind) for part in parts for chunk in part.chunks], type=kind)

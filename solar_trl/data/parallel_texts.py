@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .numbers import extract_numbers, final_of
+from .numbers import extract_numbers, final_of, unsigned
 from .pairing import Keys, PairingColumns, describe_ids, read_keys_with_pivots
 from .reading import TextColumns, find_text_columns, read_texts
 from .resolve import resolve_pairs
@@ -54,11 +54,10 @@ class Texts:
         numbers: list[int] = []
         for i, text in enumerate(texts):
             if found := extract_numbers(text):
-                # Without their sign: what a dash before a number means differs too much between scripts
-                distinct = {number.lstrip("-") for number in found}
+                distinct = set(map(unsigned, found))
                 numbers.extend(map(hash, distinct))
                 count[i] = len(distinct)
-                final[i] = hash((final_of(text, found) or "").lstrip("-")) | 1
+                final[i] = hash(unsigned(final_of(text, found) or "")) | 1
         return cls(
             chars=_lengths(texts),
             digest=np.array([hash(text.strip()) for text in texts], np.int64),

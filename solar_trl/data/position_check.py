@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .numbers import extract_numbers
+from .numbers import extract_numbers, unsigned
 
 
 SAMPLED_ROWS = 4096
@@ -36,7 +36,7 @@ def numbers_in(value: Any) -> frozenset[str]:
     ```
     """
     if isinstance(value, str):
-        return frozenset(number.lstrip("-") for number in extract_numbers(value))
+        return frozenset(map(unsigned, extract_numbers(value)))
     if isinstance(value, int) and not isinstance(value, bool):
         return frozenset([str(abs(value))])
     if isinstance(value, Mapping):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import IterableDataset
 
+from .messages import no_column
 from .pairing import UNKNOWN_LANGUAGE, Keys, PairingColumns
 from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN
 from .report import PairingReport, TokenCounts
@@ -164,8 +165,8 @@ def require_carried_pivots(rows: Rows, columns: PairingColumns, name: str) -> di
     for row in rows:
         if columns.language not in row:
             raise ValueError(
-                f"The {name} has no column {columns.language!r} (`language_column`); its columns are "
-                f"{', '.join(map(repr, row))}. Add the column, or name the right one in the config."
+                f"{no_column(name, columns.language, '`language_column`', row)} Add the column, or name the right one "
+                "in the config."
             )
         language = row[columns.language]
         if language is not None and not isinstance(language, str):

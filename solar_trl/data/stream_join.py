@@ -10,6 +10,7 @@ from datasets import Dataset, Features, IterableDataset, concatenate_datasets
 
 from .._logging import get_logger
 from .join_checks import check_language, compare_rows, different_lengths, report_numbers
+from .messages import ids_differ
 from .ordered_examples import Rounds, side_by_side
 from .tables import add_features, batch_of, row_id, same_types
 
@@ -212,11 +213,8 @@ class _ById:
         shown = {repr(self.languages[i]): key for i, key in ids.items()} | before
         for part, name in enumerate(self.on):
             if len({isinstance(key[part], str) for key in shown.values()}) > 1:
-                found = ", ".join(f"{key[part]!r} in {where}" for where, key in shown.items())
-                raise ValueError(
-                    f"The ids in column {name!r}{self.where} differ in type: {found}. They would never match; cast "
-                    f"one of them, e.g. `dataset.cast_column({name!r}, datasets.Value('string'))`."
-                )
+                found = (f"{key[part]!r} in {where}" for where, key in shown.items())
+                raise ValueError(ids_differ(name, found, self.where))
 
     def _fail(self) -> None:
         raise ValueError(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.fingerprint import Hasher
 
+from .messages import no_column
 from .pairing import column_values, composed, id_kind
 
 
@@ -46,9 +47,7 @@ def require_columns(
     names = column_names(dataset)
     for name, option in columns.items():
         if name not in names:
-            raise ValueError(
-                f"The {what} has no column {name!r} ({option}); its columns are {', '.join(map(repr, names))}."
-            )
+            raise ValueError(no_column(what, name, option, names))
     return names
 
 
