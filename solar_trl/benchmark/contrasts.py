@@ -108,25 +108,17 @@ def hierarchical_bootstrap(
         return Interval(value, float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     bases = len(differences)
-    # Of each base as many resampled means as ever needed: which of them a resample takes does not matter, for they are
-    # independent
-    means = np.stack([_resampled_means(np.asarray(values, float), bases, resamples, rng) for values in differences])
     chosen = rng.integers(bases, size=(resamples, bases))
-    draws = means[chosen, np.arange(resamples)[:, None], np.arange(bases)].mean(1)
-    return percentile_interval(value, draws, confidence)
+    means = np.empty(chosen.shape)
+    for base, values in enumerate(differences):
+        places = chosen == base
+        means[places] = _resampled_means(np.asarray(values, float), int(places.sum()), rng)
+    return percentile_interval(value, means.mean(1), confidence)
 
 
-def _resampled_means(values: np.ndarray, slots: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of samples of the values with replacement, `(resamples, slots)`: one for each place it may be drawn to."""
-    n = len(values)
-    if n == 1:
-        return np.full((resamples, slots), values[0])
-    found = np.empty((resamples, slots))
-    step = max(1, 2_000_000 // (n * slots))
-    for begin in range(0, resamples, step):
-        size = min(step, resamples - begin)
-        found[begin : begin + size] = values[rng.integers(n, size=(size, slots, n))].mean(-1)
-    return found
+def _resampled_means(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of samples of the values with replacement, `(count,)`."""
+    return values[rng.integers(len(values), size=(count, len(values)))].mean(1)
 
 
 def group_languages(result: Mapping[str, Any], group: str) -> list[str]:
