@@ -42,7 +42,6 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs outputs/docs
 	@echo "Open outputs/docs/index.html"
 
