@@ -287,10 +287,13 @@ class SolarSFTTrainer(SFTTrainer):
             return prepare(dataset)
         prepared = name_bad_row(prepare, dataset, f"{dataset_name} dataset")
         if len(prepared) < len(dataset):
-            get_logger().warning(
+            message = (
                 f"{len(dataset) - len(prepared)} of the {len(dataset)} rows of the {dataset_name} dataset are left "
                 f"out: truncation at `max_length={args.max_length}` leaves them without a token to learn. Raise it."
             )
+            if not len(prepared):
+                raise ValueError(message)
+            get_logger().warning(message)
         return prepared
 
     def _prepare_pivots(self, dataset: Dataset | None, name: str) -> Dataset | None:

@@ -423,3 +423,6 @@ def test_one_row_and_none(tokenizer, folder):
     args = SolarSFTConfig(str(folder), report_to="none", use_cpu=True, bf16=False)
     with pytest.raises(ValueError, match="no column"):
         SolarSFTTrainer(tiny_model("qwen3"), args, train_dataset=Dataset.from_list([]), processing_class=tokenizer)
+    cut = Dataset.from_dict(rows_of(input_ids=tokens, labels=[[-100] * len(row) for row in tokens]))
+    with pytest.raises(ValueError, match="4 of the 4 rows of the train dataset are left out"):
+        trained_pairs(cut, tokenizer, folder)
