@@ -412,6 +412,9 @@ def test_rows_that_trl_drops_are_counted(tokenizer, folder, caplog):
     assert "without a token to learn" not in caplog.text
     assert trained_pairs(dataset, tokenizer, folder, max_length=6) == 1
     assert "1 of the 4 rows of the train dataset" in caplog.text and "without a token to learn" in caplog.text
+    late = Dataset.from_dict(rows_of(input_ids=[[10] * 9] * 4, labels=[[-100] * 8 + [10]] * 4))
+    with pytest.raises(ValueError, match="4 of the 4 rows of the train dataset are left out"):
+        trained_pairs(late, tokenizer, folder, max_length=6)
 
 
 def test_one_row_and_none(tokenizer, folder):
@@ -423,6 +426,3 @@ def test_one_row_and_none(tokenizer, folder):
     args = SolarSFTConfig(str(folder), report_to="none", use_cpu=True, bf16=False)
     with pytest.raises(ValueError, match="no column"):
         SolarSFTTrainer(tiny_model("qwen3"), args, train_dataset=Dataset.from_list([]), processing_class=tokenizer)
-    cut = Dataset.from_dict(rows_of(input_ids=tokens, labels=[[-100] * len(row) for row in tokens]))
-    with pytest.raises(ValueError, match="4 of the 4 rows of the train dataset are left out"):
-        trained_pairs(cut, tokenizer, folder)
