@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Result = Mapping[str, Any]
 States = tuple[np.ndarray, np.ndarray, Result]  # of held-out rows, the language of each, and whose they are
 REFERENCE = "sft"  # what the gains are measured against
-MAPPED = ("base", REFERENCE, "solar")
+MAPPED = ("base", REFERENCE, "solar", "solar_decay")
 _LABELS = {
     "base": "base model",
     "sft": "SFT",
@@ -82,20 +82,29 @@ def overview(arms: Mapping[str, Sequence[Result]], states: Mapping[str, States])
         return None
     names = display_names(list(dict.fromkeys(lang for _, langs, _ in states.values() for lang in langs)), None)
     labels = {code: LANGUAGES[code].name if code in LANGUAGES else code for code in names}
-    width = 3.1 * len(states) + (5.2 if rows else 0)
-    with drawing(max(width, 6.0), max(4.3, 1.4 + 0.34 * len(rows)), [*labels.values(), "−"]) as figure:
-        ratios = [3.1] * len(states) + ([5.2] if rows else [])
-        axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
-        for axis, (name, (points, languages, result)) in zip(axes, states.items(), strict=False):
-            _map(axis, points, languages, labels)
-            silhouette = layer_value(result, "silhouette")
-            _titles(axis, _label(name), f"silhouette by language {silhouette:.2f}")
+    columns = min(len(states), 2)
+    widths = [2.6 * columns] * bool(states) + [5.0] * bool(rows)
+    lines = -(-len(states) // 2)  # of maps
+    height = max(2.7 * lines + 0.6, 1.4 + 0.55 * len(rows))
+    with drawing(max(sum(widths), 6.0), height, [*labels.values(), "−"]) as figure:
+        parts = list(figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0])
         if states:
-            handles, texts = axes[0].get_legend_handles_labels()
-            figure.legend(handles, texts, loc="outside lower left", ncols=len(texts), markerscale=1.2, columnspacing=1)
+            _maps(parts[0].subplots(lines, columns, squeeze=False), states, labels)
+            handles, texts = parts[0].axes[0].get_legend_handles_labels()
+            parts[0].legend(
+                handles, texts, loc="outside lower left", ncols=2 * columns, markerscale=1.2, columnspacing=1
+            )
         if rows:
-            _gains(axes[-1], rows)
+            _gains(parts[-1].subplots(), rows)
     return figure
+
+
+def _maps(axes: np.ndarray, states: Mapping[str, States], labels: Mapping[str, str]) -> None:
+    for axis, (name, (points, languages, result)) in zip(axes.flat, states.items(), strict=False):
+        _map(axis, points, languages, labels)
+        _titles(axis, _label(name), f"silhouette by language {layer_value(result, 'silhouette'):.2f}")
+    for axis in axes.flat[len(states) :]:
+        axis.set_axis_off()
 
 
 def _map(axis: Any, states: np.ndarray, languages: np.ndarray, labels: Mapping[str, str]) -> None:
@@ -157,7 +166,7 @@ def _gains(axis: Any, rows: Sequence[tuple[str, str, np.ndarray, Any]]) -> None:
     axis.set_xlabel("points")
     axis.grid(axis="y", visible=False)
     seeds = max(contrast.seeds for *_, contrast in rows)
-    axis.set_title("Low-resource accuracy against the control\n", size=11)
+    axis.set_title("Gain in low-resource accuracy\n", size=11)
     axis.text(
         0,
         1.02,
