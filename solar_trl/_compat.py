@@ -70,6 +70,7 @@ __all__ = [
     "head_maths",
     "loss_is_divided_by_accumulation",
     "maybe_gather_lm_head_ctx",
+    "mixed_embedding",
     "require_hooks",
     "router_aux_loss",
     "sampling_strategy",
@@ -254,6 +255,13 @@ def effective_embedding(model: PreTrainedModel) -> EffectiveEmbedding:
             "embeddings out of the quantization (`llm_int8_skip_modules`)."
         )
     return EffectiveEmbedding(weight=weight, low_rank=low_rank, replaced=replaced)
+
+
+def mixed_embedding(model: PreTrainedModel, which: str) -> EffectiveEmbedding:
+    """The matrix that soft tokens are mixed from: the `"input"` embedding, or the `"output"` one, the LM head's."""
+    if which == "output":
+        return EffectiveEmbedding(weight=model.get_output_embeddings().weight, low_rank=[], replaced=[])
+    return effective_embedding(model)
 
 
 def sampling_strategy(args: TrainingArguments) -> str:

@@ -150,6 +150,7 @@ class AlignmentTerm:
             representation=self.objective.representation,
             positions=self.objective.positions,
             pooling=self.objective.pooling,
+            embeddings=self.objective.embeddings,
             layers=self.layers,
             answer_tokens=self.objective.answer_tokens,
         )

@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ._compat import decoder_blocks, effective_embedding, sampling_strategy, vocabulary_size
+from ._compat import decoder_blocks, effective_embedding, mixed_embedding, sampling_strategy, vocabulary_size
 from ._logging import get_logger
 from .config import SolarSFTConfig
 from .data.example_iterables import is_split_by_node
@@ -293,7 +293,8 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
 
 def embeddings_move(model: PreTrainedModel, args: SolarSFTConfig) -> bool:
     """Whether the alignment term can change the embeddings that it compares or mixes."""
-    return effective_embedding(model).is_trainable and not args.detach_embeddings
+    which = "input" if args.objective is None else args.objective.embeddings
+    return mixed_embedding(model, which).is_trainable and not args.detach_embeddings
 
 
 def objective_layers(objective: Objective, model: PreTrainedModel) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ from ._compat import (
     FusedCausalLMOutput,
     backbone,
     capture_hidden_states,
-    effective_embedding,
     head_maths,
     maybe_gather_lm_head_ctx,
+    mixed_embedding,
     router_aux_loss,
     whole_tensor,
 )
@@ -82,7 +82,7 @@ def _soft_token_forward(
     with capture_hidden_states(model, pooling.layers) as states:
         outputs = backbone(model)(*args, **kwargs)
 
-    head, embedding = model.get_output_embeddings(), effective_embedding(model)
+    head, embedding = model.get_output_embeddings(), mixed_embedding(model, pooling.embeddings)
     whole = functools.cache(whole_tensor)  # tied weights stay one tensor
     weight, bias = whole(head.weight), None if getattr(head, "bias", None) is None else whole(head.bias)
     # A model split across devices (`device_map`) can end on another device than its head, and start on a third

@@ -40,6 +40,8 @@ class Pooling:
         representation (`str`, *optional*, defaults to `"soft_token"`), positions (`str`, *optional*, defaults to
             `"response"`), pooling (`str`, *optional*, defaults to `"mean"`):
             See [`~solar_trl.objectives.Objective`].
+        embeddings (`str`, *optional*, defaults to `"input"`):
+            Likewise.
         layers (`tuple[int, ...]`, *optional*, defaults to `()`):
             Indices into the hidden states, from 0, for `"hidden_state"`.
         answer_tokens (`int`, *optional*, defaults to `16`):
@@ -56,6 +58,7 @@ class Pooling:
     representation: str = "soft_token"
     positions: str = "response"
     pooling: str = "mean"
+    embeddings: str = "input"
     layers: tuple[int, ...] = ()
     answer_tokens: int = 16
 

@@ -43,7 +43,7 @@ def summarize(
         head (`tuple` of `torch.Tensor`):
             Weight and bias of the LM head.
         embedding ([`EffectiveEmbedding`]):
-            Input embedding.
+            What soft and hard tokens are made of.
         options ([`HeadOptions`]):
             Settings of the head.
 

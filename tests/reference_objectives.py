@@ -140,6 +140,13 @@ def reference_positions(row, objective, num_virtual_tokens=0):
     return [num_virtual_tokens + t for t in places] if predicting else []
 
 
+def reference_embedding(model, objective):
+    """What soft and hard tokens are made of, `(V, d)`."""
+    if objective.embeddings == "output":
+        return model.get_output_embeddings().weight.double()
+    return effective_embedding(model).double()
+
+
 def reference_values(outputs, row, objective, embedding, places, temperature=1.0, top_k=None, num_virtual_tokens=0):
     """What is compared, per layer: a list of vectors, one per position."""
     logits = outputs.logits[0].double()
@@ -189,7 +196,7 @@ def reference_frame(
     Returns `loss`, `sft_loss`, `alignment_loss`, `pairs` and `summaries` (per row and layer).
     """
     everything = [*rows, *pivot_rows]
-    embedding = effective_embedding(model).double()
+    embedding = reference_embedding(model, objective)
     if detach_embeddings:
         embedding = embedding.detach()
     found = reference_pivots(

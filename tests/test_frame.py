@@ -58,7 +58,12 @@ CLOUDS = {"pooling": "none", "distance": "mmd"}
         ({"queue_size": -1}, "`queue_size` of the alignment objective is -1, expected an integer ≥ 0"),
         ({"queue_size": 2.5}, "`queue_size` of the alignment objective is 2.5"),
         ({"answer_tokens": 0}, "`answer_tokens` of the alignment objective is 0, expected an integer ≥ 1"),
+        (
+            {"embeddings": "head"},
+            "`embeddings` of the alignment objective is 'head', expected one of 'input', 'output'",
+        ),
         # Settings that do not fit together
+        ({**HIDDEN, "embeddings": "output"}, "`embeddings` is 'output' but `representation='hidden_state'` has none"),
         ({"distance": "mmd"}, "`pooling='mean'` does not fit `distance='mmd'`, which compares token clouds"),
         ({"pooling": "none"}, "`pooling='none'` does not fit `distance='cosine'`, which compares one vector"),
         ({"pooling": "none", "distance": "kl"}, "belong together.*Got 'soft_token', 'response' and 'kl'"),

@@ -8,8 +8,9 @@ import torch
 from helpers import SEQUENTIAL, SPEC, needs_sequential, relative_error, solar_trainer, step_gradients, token_rows
 from models import MODEL_NAMES, TRANSFORMERS_5, tiny_model
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from reference import effective_embedding, float64_copy
+from reference import float64_copy
 from reference_objectives import (
+    reference_embedding,
     reference_frame,
     reference_pool,
     reference_positions,
@@ -94,6 +95,7 @@ def pooling_of(objective, tokens, rows, **options):
         representation=objective.representation,
         positions=objective.positions,
         pooling=objective.pooling,
+        embeddings=objective.embeddings,
         layers=layers,
         answer_tokens=objective.answer_tokens,
         **options,
@@ -102,7 +104,7 @@ def pooling_of(objective, tokens, rows, **options):
 
 def expected_summaries(model, rows, objective, **options):
     """Of each row: a tensor, `(d,)` or a cloud `(K, d)`, with a dimension for the layers before the last."""
-    embedding, found = effective_embedding(model).double(), []
+    embedding, found = reference_embedding(model, objective), []
     for row in rows:
         outputs = model(input_ids=torch.tensor([row["input_ids"]]), use_cache=False, output_hidden_states=True)
         places = reference_positions(row, objective)
@@ -302,6 +304,9 @@ STEPS = {
     "last soft token": {"pooling": "last"},
     "hard tokens": {"representation": "hard_token", "pivot_gradient": "both"},
     "hard tokens everywhere": {"representation": "hard_token", "positions": "all", "pooling": "position_weighted"},
+    "soft tokens of the head": {"embeddings": "output"},
+    "weighted soft tokens of the head": {"embeddings": "output", "pooling": "position_weighted", "positions": "all"},
+    "hard tokens of the head": {"embeddings": "output", "representation": "hard_token"},
     "soft clouds": {"pooling": "none", "distance": "mmd"},
     "hidden clouds": {**HIDDEN, "pooling": "none", "distance": "mmd", "positions": "prompt", "pivot_gradient": "both"},
     "clouds of several layers": {

@@ -14,6 +14,7 @@ from .sources import Source
 
 
 REPRESENTATIONS = ("soft_token", "hard_token", "hidden_state", "logits")
+EMBEDDINGS = ("input", "output")
 POSITIONS = ("response", "prompt", "all", "answer")
 POOLINGS = ("mean", "last", "position_weighted", "none")
 PIVOT_GRADIENTS = ("detached", "both", "anchored", "momentum")
@@ -23,6 +24,7 @@ NEGATIVES = ("items", "naive")
 
 _CHOICES: dict[str, Sequence[str]] = {
     "representation": REPRESENTATIONS,
+    "embeddings": EMBEDDINGS,
     "positions": POSITIONS,
     "pooling": POOLINGS,
     "pivot_gradient": PIVOT_GRADIENTS,
@@ -50,6 +52,11 @@ class Objective:
             Only for `"hidden_state"`: indices into the model's `hidden_states` (0 is the embedding output, `i` the
             output of block `i`, -1 the last one, after the final norm), or relative depths, which are numbers strictly
             between 0 and 1. The distances of several layers are averaged.
+        embeddings (`str`, *optional*, defaults to `"input"`):
+            Only for `"soft_token"` and `"hard_token"`: which embeddings. `"input"`: what tokens are looked up in, as
+            PEFT adapts it. `"output"`: the weight of the LM head. They are the same where both are tied. Where they
+            are not, input embeddings can come together alone, while hidden states stay where they were
+            (docs/lab_book.md).
         positions (`str`, *optional*, defaults to `"response"`):
             Where. `"response"`: the positions whose next token is supervised, as in SOLAR; `"prompt"`: those of the
             tokens before the first supervised one; `"all"`: those of all tokens; `"answer"`: the last
@@ -107,6 +114,7 @@ class Objective:
     description: str
     representation: str = "soft_token"
     layers: tuple[float, ...] = (0.5,)
+    embeddings: str = "input"
     positions: str = "response"
     pooling: str = "mean"
     step_delimiters: tuple[str, ...] = ()
@@ -155,6 +163,11 @@ class Objective:
         self._check_combination()
 
     def _check_combination(self) -> None:
+        if self.embeddings != "input" and self.representation not in ("soft_token", "hard_token"):
+            raise ValueError(
+                f"`embeddings` is {self.embeddings!r} but `representation={self.representation!r}` has none. Set "
+                "`representation` to 'soft_token' or 'hard_token', or leave `embeddings` at 'input'."
+            )
         clouds = DISTANCES[self.distance].of_clouds
         if clouds != (self.pooling == "none"):
             needs = "token clouds: set `pooling='none'`" if clouds else "one vector per example: set another `pooling`"
@@ -230,6 +243,8 @@ class Objective:
         names = ["representation", "positions", "pooling", "distance", "pivot_gradient", "target"]
         if self.representation == "hidden_state":
             names.insert(1, "layers")
+        if self.embeddings != "input":
+            names.insert(1, "embeddings")
         if self.positions == "answer":
             names.append("answer_tokens")
         if self.step_delimiters:
