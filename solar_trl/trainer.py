@@ -17,7 +17,7 @@ from trl import SFTTrainer
 from . import checks
 from ._compat import base_model, loss_is_divided_by_accumulation, undispatched, vocabulary_size
 from ._logging import get_logger
-from .advice import weight_advice
+from .advice import advice
 from .alignment import AlignmentTerm, RecordingProxy
 from .checkpoints import checkpoint_to_resume
 from .config import SolarSFTConfig
@@ -214,8 +214,8 @@ class SolarSFTTrainer(SFTTrainer):
             passes = None if counts is None else self._side_passes(counts)
             lonely = 0.0 if counts is None else counts.lonely
             get_logger().info(start_summary(args, args.objective, passes, self._train_batch_size, lonely))
-            if warning := weight_advice(args, args.objective, base_model(self.model)):
-                get_logger().warning(warning)
+            for sentences in advice(args, args.objective, base_model(self.model)):
+                get_logger().warning(sentences)
 
     # Data
 

@@ -12,9 +12,10 @@ ITEMS = [(language, item) for item in range(4) for language in ("en", "sw")]
 LORA = {"r": 2, "target_modules": ["q_proj"]}
 
 
-def advice_of(tokenizer, tmp_path, caplog, lora=None, **config):
+def advice_of(tokenizer, tmp_path, caplog, lora=None, tied=True, **config):
     kwargs = {"peft_config": LoraConfig(task_type="CAUSAL_LM", **lora)} if lora else {}
-    solar_trainer(tiny_model("qwen2"), token_rows(ITEMS), tokenizer, tmp_path, config=config, **kwargs)
+    model = tiny_model("qwen2", tied=tied)
+    solar_trainer(model, token_rows(ITEMS), tokenizer, tmp_path, config=config, **kwargs)
     told = [record.message for record in caplog.records]
     return [message for message in told if "embeddings that soft tokens are mixed from" in message]
 
@@ -42,10 +43,39 @@ def test_a_large_weight_with_fixed_embeddings(lora, config, tokenizer, tmp_path,
         (LORA, {"alignment_weight": FIXED_EMBEDDINGS_WEIGHT}),
         (LORA, {}),
         ({**LORA, "target_modules": ["q_proj", "embed_tokens"]}, {"alignment_weight": 1.0}),
-        ({**LORA, "modules_to_save": ["embed_tokens"]}, {"alignment_weight": 1.0}),
         (LORA, {"alignment_weight": 1.0, "alignment_objective": "hidden_cosine"}),
         (LORA, {"alignment_weight": 0.0}),
     ],
 )
 def test_nothing_is_said_about_what_is_harmless(lora, config, tokenizer, tmp_path, caplog):
     assert advice_of(tokenizer, tmp_path, caplog, lora, **config) == []
+
+
+@pytest.mark.parametrize(
+    ("tied", "lora", "config", "is_said"),
+    [
+        (False, None, {}, True),
+        (False, None, {"alignment_weight": 0.1}, True),
+        (False, {**LORA, "target_modules": ["q_proj", "embed_tokens"]}, {}, True),
+        (True, {**LORA, "modules_to_save": ["embed_tokens"]}, {}, True),  # a copy, which the LM head does not see
+        (True, None, {}, False),
+        (False, None, {"alignment_kwargs": {"embeddings": "output"}}, False),
+        (False, LORA, {}, False),
+        (False, None, {"alignment_objective": "hidden_cosine"}, False),
+        (False, None, {"alignment_weight": 0.0}, False),
+    ],
+)
+def test_input_embeddings_that_can_move_alone(tied, lora, config, is_said, tokenizer, tmp_path, caplog):
+    messages = advice_of(tokenizer, tmp_path, caplog, lora, tied, **config)
+    assert len(messages) == is_said
+    assert all("`alignment_kwargs={'embeddings': 'output'}`" in message for message in messages)
+
+
+def test_the_advice_can_be_followed(tokenizer, tmp_path, caplog):
+    """The term then leaves the input embeddings alone: tokens that are in no text keep theirs."""
+    config = {"alignment_kwargs": {"embeddings": "output"}, "max_steps": 1}
+    model = tiny_model("qwen2", tied=False)
+    trainer = solar_trainer(model, token_rows(ITEMS), tokenizer, tmp_path, config=config)
+    before = model.model.embed_tokens.weight.detach().clone()
+    trainer.train()
+    assert (before == model.model.embed_tokens.weight).all(1).any()

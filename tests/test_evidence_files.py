@@ -52,7 +52,8 @@ def test_readme_quotes_what_was_measured(label, folder):
     results = {}
     for result in read_results(folder, "tuning"):
         conditions = result["identity"]["conditions"]
-        if (conditions["data"]["n_high"], conditions["base"]["steps"]) == (300, 1500):
+        settings = conditions["data"]["n_high"], conditions["base"]["steps"], conditions["model"]["tied"]
+        if settings == (300, 1500, True):
             results.setdefault(result["arm"]["name"], {})[result["seed"]] = result
     arm, control = (results[name] for name in QUOTED[label])
     gains = [
