@@ -53,6 +53,16 @@ CASES = {
         "model_options": {"tied": False},
         "config": {**IN_ORDER, "alignment_objective": "hard_token"},
     },
+    "soft tokens of the head": {
+        "model": "qwen3",
+        "model_options": {"tied": False},
+        "config": {**IN_ORDER, "alignment_kwargs": {"embeddings": "output"}},
+    },
+    "hard tokens of the head": {
+        "model": "qwen3",
+        "model_options": {"tied": False},
+        "config": {**IN_ORDER, "alignment_objective": "hard_token", "alignment_kwargs": {"embeddings": "output"}},
+    },
     "soft tokens of prompts": {
         "model": "qwen2",
         "model_options": {"tied": True},
