@@ -49,9 +49,9 @@ def _of_fixed_embeddings(args: SolarSFTConfig) -> list[str]:
 
 
 def _of_untied_embeddings(objective: Objective, model: PreTrainedModel) -> list[str]:
-    weights = [mixed_embedding(model, which).weight for which in ("input", "output")]
-    if objective.embeddings == "output" or weights[0] is weights[1]:
-        return []
+    source, head = (mixed_embedding(model, which).weight for which in ("input", "output"))
+    if objective.embeddings == "output" or source is head or not (source.requires_grad and head.requires_grad):
+        return []  # adapters on the input side alone were not measured
     return [
         "The input embeddings that soft tokens are mixed from are trained and not tied to the LM head: they can come "
         "together alone. In our benchmark summaries then became alike while the hidden states of languages stayed as "

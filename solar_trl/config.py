@@ -53,10 +53,10 @@ class SolarSFTConfig(SFTConfig):
             `False`, every micro-batch has both.
         alignment_weight (`float`, *optional*, defaults to `0.3`):
             Weight λ of the alignment term in the loss. `0` turns alignment off like `alignment_objective="none"`. The
-            paper's value is not public. Of 0.1, 0.3, 1, 3 and 10, `0.3` was the best on the tuning seeds of our
-            benchmark, and the best tried under LoRA. In full fine-tuning `1.0` did no harm and drew the languages
-            nearer to each other. With embeddings that are not trained (as under LoRA) it pushed probability onto
-            pivot-language tokens, and accuracy collapsed: you are warned then.
+            paper's value is not public. Of 0.1, 0.3, 1 and 3, `0.3` was the best on the tuning seeds of our benchmark,
+            and the best tried under LoRA. In full fine-tuning with tied embeddings `1.0` did no harm there and drew
+            the languages nearer to each other. With embeddings that are not trained (as under LoRA) it pushed
+            probability onto pivot-language tokens, and accuracy collapsed: you are warned then.
         alignment_schedule (`str`, *optional*, defaults to `"constant"`):
             How λ changes over training, after the warm-up: `"constant"`, `"linear_decay"` (to 0 at the end) or
             `"cosine_decay"` (likewise, along half a cosine).

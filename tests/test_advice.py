@@ -56,8 +56,8 @@ def test_nothing_is_said_about_what_is_harmless(lora, config, tokenizer, tmp_pat
     [
         (False, None, {}, True),
         (False, None, {"alignment_weight": 0.1}, True),
-        (False, {**LORA, "target_modules": ["q_proj", "embed_tokens"]}, {}, True),
-        (True, {**LORA, "modules_to_save": ["embed_tokens"]}, {}, True),  # a copy, which the LM head does not see
+        (False, {**LORA, "target_modules": ["q_proj", "embed_tokens"]}, {}, False),
+        (False, {**LORA, "modules_to_save": ["embed_tokens"]}, {}, False),
         (True, None, {}, False),
         (False, None, {"alignment_kwargs": {"embeddings": "output"}}, False),
         (False, LORA, {}, False),

@@ -59,12 +59,15 @@ def _soft_reference(model, tokenizer, prompt, response, embeddings, temperature=
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.6, 5)])
-def test_soft_token_summaries_match_the_readable_formula(tokenizer, monkeypatch, name, temperature, top_k):
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "which"), [(1.0, None, "input"), (0.6, 5, "input"), (1.0, None, "output")]
+)
+def test_soft_token_summaries_match_the_readable_formula(tokenizer, monkeypatch, name, temperature, top_k, which):
     monkeypatch.setattr(soft_summaries, "_ROWS_OF_LOGITS", 37)  # texts are cut in the middle
-    model = tiny_model(name)
-    embeddings = model.get_input_embeddings().weight.detach()
-    found = soft_token_summaries(model, tokenizer, PROMPTS, RESPONSES, temperature, top_k, batch_size=4)
+    model = tiny_model(name, tied=False if which == "output" else None)
+    layer = model.get_output_embeddings() if which == "output" else model.get_input_embeddings()
+    embeddings = layer.weight.detach()
+    found = soft_token_summaries(model, tokenizer, PROMPTS, RESPONSES, temperature, top_k, which, batch_size=4)
     assert found.shape == (len(ROWS), embeddings.size(1)) and found.dtype == np.float32
     for row, summary in enumerate(found):
         expected = _soft_reference(model, tokenizer, PROMPTS[row], RESPONSES[row], embeddings, temperature, top_k)
@@ -123,6 +126,7 @@ def test_soft_prompts_are_in_front_but_not_pooled(model, tokenizer):
         ("`temperature` is 0", {"temperature": 0}),
         ("`top_k` is 0", {"top_k": 0}),
         (f"`top_k` is 999, .* {VOCAB_SIZE}", {"top_k": 999}),
+        ("`embeddings` is 'head', expected one of 'input', 'output'", {"embeddings": "head"}),
         ("1 prompts for 2 texts", {"prompts": ["a"]}),
         ("Text 1 has no token", {"responses": ["b", ""]}),
         ("nothing predicts its first token without a prompt", {"prompts": ["a", ""], "responses": ["b", "b"]}),

@@ -809,6 +809,13 @@ def test_report_judges_the_claim(tmp_path):
     assert all(each["corrected"] is None for each in part["contrasts"] if each["arm"] != "solar")
     assert part["seeds"]["solar"] == list(range(100, 112)) and "Seeds 100-111." in text
     assert criteria({"solar": fakes[1::4]}, ["solar"]) is None
+    # Arms that are trained in full are no rivals of LoRA
+    lora = {
+        name: [{**fake, "arm": {**fake["arm"], "control": "sft_lora"}} for fake in fakes[i::4]]
+        for i, name in enumerate(("sft_lora", "solar_lora"))
+    }
+    arms = {**lora, "hard_token": fakes[2::4], "mid_align": fakes[3::4]}
+    assert len(criteria(arms, ["solar_lora"]).rows) == 3
 
 
 def test_report_tells_missing_seeds_and_refuses_mixtures(tmp_path):

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .._compat import backbone, base_model, effective_embedding, head_maths
+from .._compat import backbone, base_model, head_maths, mixed_embedding
+from ..objectives.frame import EMBEDDINGS
 from .batches import TextBatch, TextBatches, evaluation, light_forward_kwargs
 
 
@@ -24,6 +25,7 @@ def soft_token_summaries(
     responses: Sequence[str],
     temperature: float = 1.0,
     top_k: int | None = None,
+    embeddings: str = "input",
     batch_size: int = 32,
     max_length: int | None = None,
     max_batch_tokens: int = 16_384,
@@ -33,7 +35,8 @@ def soft_token_summaries(
     `Σ_v p[v] · E[v]` (SOLAR, arXiv:2606.26466; see [`~solar_trl.objectives.soft_token_summary`]).
 
     Logits exist for 512 positions at a time, whatever the batch. `E` is the input embedding that the lookup really
-    uses, PEFT adapters included. Evaluation mode, no gradient; the model is as before when it returns.
+    uses, PEFT adapters included, or the weight of the LM head. Evaluation mode, no gradient; the model is as before
+    when it returns.
 
     Since the mixture is that of SOLAR's loss, agreement of these summaries shows that the loss went down. Whether
     representations moved is for hidden states to tell.
@@ -53,6 +56,9 @@ def soft_token_summaries(
             Temperature τ > 0, as in training.
         top_k (`int`, *optional*):
             Number of tokens to mix, in `[1, V]`. `None` mixes all.
+        embeddings (`str`, *optional*, defaults to `"input"`):
+            Which embeddings are mixed, as in [`~solar_trl.objectives.Objective`]: `"input"`, or those of the LM head
+            (`"output"`).
         batch_size (`int`, *optional*, defaults to `32`):
             Texts per forward pass, at most. Changes memory and speed only.
         max_length (`int`, *optional*):
@@ -66,15 +72,17 @@ def soft_token_summaries(
     Raises:
         TypeError: If `prompts` or `responses` is a single string.
         ValueError: If there are no responses, one has no token left to pool, the lengths differ, `temperature` is not
-            positive, `top_k` is outside `[1, V]`, or the embedding is adapted or stored in a way that is not
-            supported.
+            positive, `embeddings` is unknown, `top_k` is outside `[1, V]`, or the embedding is adapted or stored in a
+            way that is not supported.
     """
     if temperature <= 0:
         raise ValueError(f"`temperature` is {temperature}, expected a number > 0.")
     batches = TextBatches(
         tokenizer, responses, prompts, "mean", batch_size, max_batch_tokens, max_length, predicting=True
     )
-    embedding = effective_embedding(base_model(model))
+    if embeddings not in EMBEDDINGS:
+        raise ValueError(f"`embeddings` is {embeddings!r}, expected one of {', '.join(map(repr, EMBEDDINGS))}.")
+    embedding = mixed_embedding(base_model(model), embeddings)
     vocab_size = embedding.weight.size(0)
     if top_k is not None and not 1 <= top_k <= vocab_size:
         raise ValueError(f"`top_k` is {top_k}, expected a number between 1 and the vocabulary size {vocab_size}.")

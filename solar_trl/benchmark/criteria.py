@@ -60,7 +60,9 @@ def _of_arm(arms: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> list[
             met = 0 <= ratio.value <= MOST_SILHOUETTE
             add(f"silhouette at most {MOST_SILHOUETTE:g} of the control's (last layer)", found, met)
     for rival in RIVALS:
-        if rival != name and rival in arms and (ahead := compare(results, arms[rival], "accuracy", "low")):
+        if rival == name or rival not in arms or arms[rival][0]["arm"]["control"] != results[0]["arm"]["control"]:
+            continue  # LoRA is not judged by those that are trained in full
+        if ahead := compare(results, arms[rival], "accuracy", "low"):
             add(f"ahead of {rival} in low-resource accuracy: interval above 0", _points(ahead), ahead.low > 0)
     return rows
 

@@ -54,9 +54,9 @@ class Objective:
             between 0 and 1. The distances of several layers are averaged.
         embeddings (`str`, *optional*, defaults to `"input"`):
             Only for `"soft_token"` and `"hard_token"`: which embeddings. `"input"`: what tokens are looked up in, as
-            PEFT adapts it. `"output"`: the weight of the LM head. They are the same where both are tied. Where they
-            are not, input embeddings can come together alone, while hidden states stay where they were
-            (docs/lab_book.md).
+            PEFT adapts it. `"output"`: the weight of the LM head. They are the same where both are tied (unless
+            an adapter changes the input side alone). Where they are not, input embeddings can come together alone,
+            while hidden states stay where they were (docs/lab_book.md).
         positions (`str`, *optional*, defaults to `"response"`):
             Where. `"response"`: the positions whose next token is supervised, as in SOLAR; `"prompt"`: those of the
             tokens before the first supervised one; `"all"`: those of all tokens; `"answer"`: the last
