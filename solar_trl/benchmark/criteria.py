@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..report.table import Column, Table
+from ..report.table import KINDS, Column, Table
 from .contrasts import Contrast, compare, layer_value, ratio_of_means
 
 
@@ -68,6 +68,5 @@ def _of_arm(arms: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> list[
 
 
 def _points(contrast: Contrast) -> str:
-    values = (contrast.difference, contrast.low, contrast.high)
-    mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in values)
-    return f"{mean} [{low}, {high}], {contrast.seeds} seeds"
+    ends = KINDS["points_interval"]((contrast.low, contrast.high))
+    return f"{KINDS['points'](contrast.difference)} {ends}, {contrast.seeds} seeds"

@@ -19,6 +19,10 @@ def _points(value: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
+def _difference(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
 def _p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -36,6 +40,8 @@ KINDS: dict[str, Callable[[Any], str]] = {
     "points": _points,  # difference of shares
     "points_interval": _ends(_points),
     "number": lambda value: f"{value:.3f}".replace("-", "−"),
+    "difference": _difference,  # of numbers
+    "difference_interval": _ends(_difference),
     "p_value": _p_value,
 }
 UNDEFINED = "–"
