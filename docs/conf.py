@@ -14,8 +14,6 @@ version = release = installed_version("solar-trl")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "cli_help", "docstrings", "mathml"]
 exclude_patterns = ["_ext"]
-# A page that the lists of pages name may be missing; one that they do not name is an error
-suppress_warnings = ["toc.not_readable"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4  # headings can be linked as on GitHub

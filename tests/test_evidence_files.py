@@ -1,4 +1,4 @@
-"""The committed results of the benchmark, and the numbers that README quotes from them."""
+"""The committed results of the benchmark, and the pages that quote them."""
 
 import re
 from pathlib import Path
@@ -6,64 +6,73 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from solar_trl.benchmark.contrasts import item_values, layer_value
+from solar_trl.benchmark.contrasts import compare, layer_value
 from solar_trl.benchmark.report import write_report
+from solar_trl.benchmark.report_tables import ArmResults
 from solar_trl.benchmark.results import read_results, unpack_results
 
 
-ROOT = Path(__file__).parents[1]
-TUNING = ROOT / "docs" / "evidence" / "tuning.jsonl.xz"
-SFT, LORA = "sft[learning_rate=0.01]", "learning_rate=0.02,order=random"
-# Label in README: arm and control in the committed results
+DOCS = Path(__file__).parents[1] / "docs"
+README = DOCS.parent / "README.md"
+FINALISTS = ("solar", "solar_decay", "solar_lora")
+# First cell of a row of README's table: arm and control
 QUOTED = {
-    "full fine-tuning, weight 0.3": ("solar_random[alignment_weight=0.3,learning_rate=0.01]", SFT),
-    "full fine-tuning, weight 1": ("solar_random[alignment_weight=1,learning_rate=0.01]", SFT),
-    "full fine-tuning, weight 10 that decays": (
-        "solar_random[alignment_schedule=linear_decay,alignment_weight=10,learning_rate=0.01]",
-        SFT,
-    ),
-    "LoRA, weight 0.3": (f"solar_lora[alignment_weight=0.3,{LORA}]", f"sft_lora[{LORA}]"),
-    "**LoRA, weight 1**": (f"solar_lora[alignment_weight=1,{LORA}]", f"sft_lora[{LORA}]"),
+    "full fine-tuning, weight 0.3": ("solar", "sft"),
+    "full fine-tuning, weight 3 that decays": ("solar_decay", "sft"),
+    "LoRA, weight 0.3": ("solar_lora", "sft_lora"),
 }
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tuning")
-    unpack_results(TUNING, path)
-    return path
+def unpacked(tmp_path_factory):
+    """Folders of the committed results."""
+    folders = {}
+    for name in ("tuning", "reported"):
+        folders[name] = tmp_path_factory.mktemp(name)
+        unpack_results(DOCS / "evidence" / f"{name}.jsonl.xz", folders[name])
+    return folders
 
 
-def test_every_tuning_run_can_be_reported(folder):
-    text = write_report(folder).read_text(encoding="utf-8")
+def tables(text: str) -> list[str]:
+    return re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+
+
+def test_every_tuning_run_can_be_reported(unpacked):
+    text = write_report(unpacked["tuning"]).read_text(encoding="utf-8")
     assert "There are no reported runs yet." in text
     assert text.count("## Tuning runs") >= 5
 
 
-def readme_rows():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text[text.index("| points of low-resource accuracy") :].split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    return {label: cells for label, *cells in rows}
+def test_the_evidence_page_shows_the_whole_report(unpacked):
+    report = write_report(unpacked["reported"], FINALISTS).read_text(encoding="utf-8")
+    page = (DOCS / "evidence.md").read_text(encoding="utf-8")
+    assert tables(page) == tables(report) and len(tables(page)) == 5
+    seeds = re.findall(r"^(?:Seeds .*|.* lacks seeds .*)$", report, re.MULTILINE)
+    assert seeds and all(line in page for line in seeds)
+
+
+@pytest.fixture(scope="module")
+def arms(unpacked):
+    return ArmResults.of(read_results(unpacked["reported"], "reported")).arms
+
+
+def numbers(text: str) -> list[float]:
+    return [float(each) for each in re.findall(r"[+-]?\d+(?:\.\d+)?", text.replace("−", "-"))]
 
 
 @pytest.mark.parametrize("label", QUOTED)
-def test_readme_quotes_what_was_measured(label, folder):
-    results = {}
-    for result in read_results(folder, "tuning"):
-        conditions = result["identity"]["conditions"]
-        settings = conditions["data"]["n_high"], conditions["base"]["steps"], conditions["model"]["tied"]
-        if settings == (300, 1500, True):
-            results.setdefault(result["arm"]["name"], {})[result["seed"]] = result
-    arm, control = (results[name] for name in QUOTED[label])
-    gains = [
-        100 * (item_values(arm[seed], "accuracy", "low").mean() - item_values(control[seed], "accuracy", "low").mean())
-        for seed in sorted(arm)
+def test_readme_quotes_what_was_measured(label, arms):
+    lines = [line.split("|") for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    rows = {cells[1].strip(): cells[2:-1] for cells in lines}
+    seeds, reference, gain, silhouettes = (numbers(cell) for cell in rows[label])
+    arm, control = (arms[name] for name in QUOTED[label])
+    contrast = compare(arm, control, "accuracy", "low")
+    assert seeds == [contrast.seeds]
+    measured = [100 * value for value in (contrast.reference, contrast.difference, contrast.low, contrast.high)]
+    assert [*reference, *gain] == pytest.approx(measured, abs=0.0501)
+    shared = {result["seed"] for result in arm} & {result["seed"] for result in control}
+    means = [
+        np.mean([layer_value(result, "silhouette") for result in results if result["seed"] in shared])
+        for results in (control, arm)
     ]
-    points, silhouettes = readme_rows()[label]
-    quoted = [float(text.replace("−", "-")) for text in re.findall(r"[+−][\d.]+", points)]
-    # One decimal, and an accuracy on 400 answers has a quarter of a point as its step
-    assert quoted == pytest.approx(gains, abs=0.0501)
-    means = [np.mean([layer_value(result, "silhouette") for result in each.values()]) for each in (arm, control)]
-    quoted = [float(text) for text in re.findall(r"\d\.\d+", silhouettes)]
-    assert quoted == pytest.approx(means[: len(quoted)], abs=0.00501)
+    assert silhouettes == pytest.approx(means, abs=0.00501)

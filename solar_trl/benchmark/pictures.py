@@ -32,6 +32,11 @@ _LABELS = {
     "solar": "SOLAR",
     "solar_grouped": "SOLAR, grouped",
     "solar_decay": "SOLAR, weight decays",
+    "sft_lora": "SFT, LoRA",
+    "solar_lora": "SOLAR, LoRA",
+    "hard_token": "hard tokens",
+    "mid_align": "middle layer",
+    "placebo": "shuffled pairs",
 }
 
 
@@ -158,19 +163,18 @@ def _gains(axis: Any, rows: Sequence[tuple[str, str, np.ndarray, Any]]) -> None:
         textcoords="offset points", va="top", size=8, color="#777777",
     )  # fmt: skip
     labels = [
-        f"{_label(name)}\nagainst {_label(control)} ({100 * contrast.reference:.0f} %)"
+        f"{_label(name)}, {contrast.seeds} seeds\nagainst {_label(control)} ({100 * contrast.reference:.0f} %)"
         for name, control, _, contrast in rows
     ]
     axis.set_yticks(list(places), labels, size=8)
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel("points")
     axis.grid(axis="y", visible=False)
-    seeds = max(contrast.seeds for *_, contrast in rows)
     axis.set_title("Gain in low-resource accuracy\n", size=11)
     axis.text(
         0,
         1.02,
-        f"a dot per seed (up to {seeds}), mean, 95 % interval",
+        "a dot per seed, mean, 95 % interval",
         transform=axis.transAxes,
         size=9,
         color="#555555",
