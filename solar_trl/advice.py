@@ -14,7 +14,7 @@ from .objectives import Objective
 FIXED_EMBEDDINGS_WEIGHT = 0.3
 
 
-def advice(args: SolarSFTConfig, objective: Objective, model: PreTrainedModel) -> list[str]:
+def advice(args: SolarSFTConfig, objective: Objective, model: PreTrainedModel) -> str | None:
     """
     What to change about a configuration.
 
@@ -27,34 +27,34 @@ def advice(args: SolarSFTConfig, objective: Objective, model: PreTrainedModel) -
             The model, with its adapters.
 
     Returns:
-        `list[str]`: A few sentences for each setting that is known to hurt, or to do nothing.
+        `str`, *optional*: A few sentences on a setting that is known to hurt, or to do nothing.
     """
     if (objective.representation, objective.distance) != ("soft_token", "cosine"):
-        return []  # what was measured under LoRA and without tied embeddings
+        return None  # what was measured under LoRA and without tied embeddings
     if embeddings_move(model, args):
         return _of_untied_embeddings(objective, model)
     return _of_fixed_embeddings(args)
 
 
-def _of_fixed_embeddings(args: SolarSFTConfig) -> list[str]:
+def _of_fixed_embeddings(args: SolarSFTConfig) -> str | None:
     if args.alignment_weight <= FIXED_EMBEDDINGS_WEIGHT:
-        return []
+        return None
     reason = "`detach_embeddings=True`" if args.detach_embeddings else "they are not trained here"
-    return [
+    return (
         f"`alignment_weight` is {args.alignment_weight:g}, and the embeddings that soft tokens are mixed from cannot "
         f"follow the pull ({reason}): it can only bend the probabilities, against the SFT loss. In our benchmark a "
         f"weight of {FIXED_EMBEDDINGS_WEIGHT:g} was harmless then, and with 1 accuracy collapsed. Use "
         f"`alignment_weight={FIXED_EMBEDDINGS_WEIGHT:g}`, or watch `sft_loss/<language>`."
-    ]
+    )
 
 
-def _of_untied_embeddings(objective: Objective, model: PreTrainedModel) -> list[str]:
+def _of_untied_embeddings(objective: Objective, model: PreTrainedModel) -> str | None:
     source, head = (mixed_embedding(model, which).weight for which in ("input", "output"))
     if objective.embeddings == "output" or source is head or not (source.requires_grad and head.requires_grad):
-        return []  # adapters on the input side alone were not measured
-    return [
+        return None  # adapters on the input side alone were not measured
+    return (
         "The input embeddings that soft tokens are mixed from are trained and not tied to the LM head: they can come "
         "together alone. In our benchmark summaries then became alike while the hidden states of languages stayed as "
         "far apart as with SFT, at any weight. Use `alignment_kwargs={'embeddings': 'output'}` to mix the rows of the "
         "LM head."
-    ]
+    )

@@ -214,8 +214,8 @@ class SolarSFTTrainer(SFTTrainer):
             passes = None if counts is None else self._side_passes(counts)
             lonely = 0.0 if counts is None else counts.lonely
             get_logger().info(start_summary(args, args.objective, passes, self._train_batch_size, lonely))
-            for sentences in advice(args, args.objective, base_model(self.model)):
-                get_logger().warning(sentences)
+            if warning := advice(args, args.objective, base_model(self.model)):
+                get_logger().warning(warning)
 
     # Data
 

@@ -77,11 +77,11 @@ def soft_token_summaries(
     """
     if temperature <= 0:
         raise ValueError(f"`temperature` is {temperature}, expected a number > 0.")
+    if embeddings not in EMBEDDINGS:
+        raise ValueError(f"`embeddings` is {embeddings!r}, expected one of {', '.join(map(repr, EMBEDDINGS))}.")
     batches = TextBatches(
         tokenizer, responses, prompts, "mean", batch_size, max_batch_tokens, max_length, predicting=True
     )
-    if embeddings not in EMBEDDINGS:
-        raise ValueError(f"`embeddings` is {embeddings!r}, expected one of {', '.join(map(repr, EMBEDDINGS))}.")
     embedding = mixed_embedding(base_model(model), embeddings)
     vocab_size = embedding.weight.size(0)
     if top_k is not None and not 1 <= top_k <= vocab_size:
