@@ -83,9 +83,6 @@ _TUNED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-_LATER = {"embeddings": "input"}  # came after the first reported runs, which had this value
-
-
 def _preset(name: str, objective: Objective) -> Arm:
     config = {"alignment_objective": name, **_TUNED.get(name, {})}
     if objective.target == "centroid":  # which needs the translations of an item in one batch
@@ -190,6 +187,9 @@ def alignment_config(config: Mapping[str, Any]) -> SolarSFTConfig:
             setattr(bare, f.name, config.get(f.name, default))
     bare.check_alignment_fields()
     return bare
+
+
+_LATER = {"embeddings": "input"}  # came after the first reported runs, which had this value
 
 
 def _meaning(objective: Objective) -> dict[str, Any]:
