@@ -25,6 +25,7 @@ from tiny_tokenizer import train_tokenizer
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+REPOSITORY = "https://github.com/someone/solar-trl"
 needs_github = pytest.mark.skipif(not WORKFLOWS, reason="an sdist has no workflows")
 # Folders of the machine that something was built on
 PRIVATE_PATHS = re.compile(rb"/(?:home|root|Users|work|workspace|mnt)/[A-Za-z]")
@@ -32,12 +33,14 @@ PRIVATE_PATHS = re.compile(rb"/(?:home|root|Users|work|workspace|mnt)/[A-Za-z]")
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
-    """The wheel and the sdist, built from a copy: what git would not ship is not there."""
+    """The wheel and the sdist, built from a copy without what git would not ship, with the links of a release."""
     for package in ("build", "hatchling"):
         pytest.importorskip(package)
     source, output = tmp_path_factory.mktemp("source") / "solar-trl", tmp_path_factory.mktemp("dist")
     ignored = shutil.ignore_patterns(".git", ".venv", "outputs", "dist", "build", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, source, ignore=ignored)
+    if WORKFLOWS:
+        github_script("link_repository").main(REPOSITORY, "v1.2.3", source)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -79,6 +82,33 @@ def test_metadata(wheel):
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown" and "SolarSFTTrainer" in metadata.get_payload()
     assert set(metadata.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
+
+
+@needs_github
+def test_the_page_on_pypi_links_to_the_repository(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
+        metadata = Parser().parsestr(archive.read(name).decode())
+    assert f"Repository, {REPOSITORY}" in metadata.get_all("Project-URL")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    own = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme))
+    assert len(own) > 8 and "docs/figures/evidence.png" in own
+    targets = set(re.findall(r"\]\(([^)]+)\)", metadata.get_payload()))
+    assert not [target for target in targets if not target.startswith(("https://", "#"))]
+    for target in own:
+        kind = "raw" if target.endswith(".png") else "blob"
+        assert f"{REPOSITORY}/{kind}/v1.2.3/{target}" in targets
+
+
+@needs_github
+def test_a_dead_link_is_not_released(tmp_path):
+    absolute_links = github_script("link_repository").absolute_links
+    (tmp_path / "there.md").touch()
+    text = "[a](there.md#part) ![b](there.md) [c](https://x.org) [d](#here) `[e] (f)`"
+    expected = text.replace("[a](", "[a](r/blob/v1/").replace("[b](", "[b](r/raw/v1/")
+    assert absolute_links(text, "r", "v1", tmp_path) == expected
+    with pytest.raises(ValueError, match=r"'gone\.md', which is not there"):
+        absolute_links("[a](gone.md)", "https://x.org/r", "v1", tmp_path)
 
 
 def test_sdist_holds_what_its_users_need(sdist):
@@ -177,13 +207,16 @@ def test_version_is_written_once_in_code():
     assert str(Version(PROJECT["version"])) == PROJECT["version"]
 
 
-@pytest.fixture
-def check_release():
-    path = ROOT / ".github" / "scripts" / "check_release.py"
-    spec = importlib.util.spec_from_file_location("check_release", path)
+def github_script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".github" / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.problems
+    return module
+
+
+@pytest.fixture
+def check_release():
+    return github_script("check_release").problems
 
 
 @needs_github
