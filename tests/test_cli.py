@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from markdown_pages import write_files
 from models import tiny_model
 from peft import LoraConfig, get_peft_model
 from tiny_tokenizer import parallel_rows, train_tokenizer
@@ -363,8 +364,9 @@ def test_texts_without_parallels(run, folder, tmp_path):
 
 def test_commands_of_the_page(folder, tmp_path, monkeypatch, capsys):
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    for kind, name, text in re.findall(r"^```(json|yaml) file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        (tmp_path / name).write_text(text.replace("256", "6") if kind == "yaml" else text, encoding="utf-8")
+    write_files(page, tmp_path)
+    for settings in tmp_path.glob("*.yaml"):
+        settings.write_text(settings.read_text(encoding="utf-8").replace("256", "6"), encoding="utf-8")
     for source, name in (
         ("base", "Qwen/Qwen3-0.6B"),
         ("lora", "out/sft"),

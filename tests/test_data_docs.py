@@ -1,12 +1,12 @@
 """The code of docs/data.md runs on the files that the page shows."""
 
 import functools
-import re
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 from helpers import QUIET
+from markdown_pages import anchor, blocks, sections, write_files
 from models import tiny_model
 from tiny_tokenizer import train_tokenizer
 
@@ -14,7 +14,6 @@ from solar_trl import SolarSFTConfig
 
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Section -> pairs that its data holds
 PAIRS = {
     "One file per language, joined by row order": 2,
@@ -31,12 +30,7 @@ PAIRS = {
 }
 
 
-def sections():
-    head, *rest = re.split(r"^## ", PAGE, flags=re.MULTILINE)
-    return head, {title: text for title, _, text in (part.partition("\n") for part in rest)}
-
-
-HEAD, SECTIONS = sections()
+HEAD, SECTIONS = sections(PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +44,19 @@ def model(tmp_path_factory):
 def test_every_section_is_tested_and_linked():
     assert list(SECTIONS) == list(PAIRS)
     for title in SECTIONS:
-        anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-        assert f"(#{anchor})" in HEAD
+        assert f"({anchor(title)})" in HEAD
 
 
 @pytest.mark.parametrize("title", PAIRS)
 def test_five_lines_to_a_trainer(title, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = BLOCK.findall(SECTIONS[title])
-    for kind, info, text in blocks:
-        if kind == "json":
-            Path(info.removeprefix("file=")).write_text(text, encoding="utf-8")
-    (code,) = [text for kind, _, text in blocks if kind == "python"]
+    write_files(SECTIONS[title])
+    ((_, _, code),) = blocks(SECTIONS[title], "python")
     lines = code.strip().splitlines()
     assert len(lines) <= 5 and "load_dataset(" in lines[0] and lines[-1].startswith("trainer = SolarSFTTrainer(")
 
     names: dict = {}
-    (setup,) = [text for kind, info, text in BLOCK.findall(HEAD) if (kind, info) == ("python", "setup")]
+    (setup,) = [block.text for block in blocks(HEAD, "python") if block.info == "setup"]
     exec(setup.partition("\nmodel = ")[0], names)  # the imports; model and options are ours
     names["model"] = model
     names["args"] = SolarSFTConfig("out", **QUIET, per_device_train_batch_size=16, max_steps=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from markdown_pages import blocks
 from models import tiny_model
 from peft import LoraConfig
 from tiny_tokenizer import parallel_rows, train_tokenizer
@@ -21,22 +22,21 @@ from solar_trl.scripts import sft
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-BLOCK = re.compile(r"^```(\w+)(?: [^\n]+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ON_CPU = ("--use_cpu", "--bf16", "false")
 # What is not ours to check, and what is run elsewhere
 FOREIGN = ("lm_eval", "TASKS=")
 RUN_ELSEWHERE = ("solar-trl evaluate", "solar-trl compare", "solar-trl analyze")  # test_cli.py
 
 
-def blocks(page: Path, kind: str) -> list[str]:
-    return [text for found, text in BLOCK.findall(page.read_text(encoding="utf-8")) if found == kind]
+def texts(page: Path, kind: str) -> list[str]:
+    return [block.text for block in blocks(page.read_text(encoding="utf-8"), kind)]
 
 
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
         if page.exists():  # CONTRIBUTING.md is not in an sdist
-            for text in blocks(page, "bash"):
+            for text in texts(page, "bash"):
                 found += [(page.name, line) for line in text.replace("\\\n", " ").splitlines() if line.strip()]
     return [(page, line) for page, line in found if not line.startswith(FOREIGN + RUN_ELSEWHERE)]
 
@@ -111,8 +111,8 @@ def model(tmp_path, monkeypatch):
 
 def test_swap_of_the_trainer_runs(model):
     """Both sides of the diff."""
-    (diff,) = blocks(README, "diff")
-    rows = [json.loads(line) for line in blocks(README, "json")[0].splitlines()]
+    (diff,) = texts(README, "diff")
+    rows = [json.loads(line) for line in texts(README, "json")[0].splitlines()]
     assert {row["language"] for row in rows} == {"en", "sw"} and len({row["parallel_id"] for row in rows}) == 1
     names = {}
     for sign in "-+":
@@ -129,7 +129,7 @@ def test_swap_of_the_trainer_runs(model):
 
 def test_python_of_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = blocks(README, "python")
+    found = texts(README, "python")
     assert found
     for code in found:
         exec(code, {"SolarSFTConfig": partial(SolarSFTConfig, use_cpu=True, bf16=False)})

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markdown_pages import blocks
 
 import solar_trl
 import solar_trl.analysis
@@ -27,7 +28,6 @@ import solar_trl.objectives
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Pages whose code other tests run
 RUN_ELSEWHERE = {
     "analysis.md": "test_analysis_docs.py",
@@ -45,7 +45,7 @@ def load(name: str):
 
 
 def python_blocks(page: str) -> list[str]:
-    return [text for kind, _, text in BLOCK.findall((DOCS / page).read_text(encoding="utf-8")) if kind == "python"]
+    return [block.text for block in blocks((DOCS / page).read_text(encoding="utf-8"), "python")]
 
 
 # What the pages say
@@ -108,7 +108,7 @@ def messages() -> list[str]:
 
 def test_quoted_messages_exist():
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    quoted = [text.strip() for kind, _, text in BLOCK.findall(page) if kind == "text"]
+    quoted = [block.text.strip() for block in blocks(page, "text")]
     assert len(quoted) == len(set(quoted)) > 40
     known = messages()
     gone = [text for text in quoted if not any(text in message for message in known)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import doctest
 import json
-import re
 import textwrap
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 from helpers import QUIET
+from markdown_pages import blocks
 from models import tiny_model
 from tiny_tokenizer import train_tokenizer
 
@@ -19,7 +19,6 @@ from solar_trl import SolarSFTConfig, SolarSFTTrainer
 
 
 PACKAGE = Path(__file__).parents[1] / "solar_trl"
-FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What the words of an example stand for is random here: its values are not compared, but its code runs
 NEEDS_MODEL = {
     "analysis.layers.analyze_layers",
@@ -58,9 +57,9 @@ def examples() -> dict[str, str]:
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                blocks = FENCE.findall(_docstring(node))
-                if blocks:
-                    found[f"{module}.{node.name}"] = "\n".join(blocks)
+                codes = [block.text for block in blocks(_docstring(node), "python")]
+                if codes:
+                    found[f"{module}.{node.name}"] = "\n".join(codes)
     return found
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown_pages import anchor, blocks, sections, write_files
 from models import tiny_model
 from tiny_tokenizer import train_tokenizer
 
@@ -15,14 +16,11 @@ import solar_trl.evaluation
 
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SECTIONS = re.findall(r"^## (.+)$", PAGE, flags=re.MULTILINE)
 
 
 def test_every_section_is_linked():
-    for title in SECTIONS:
-        anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-        assert f"(#{anchor})" in PAGE, title
+    for title in sections(PAGE)[1]:
+        assert f"({anchor(title)})" in PAGE, title
 
 
 def write_logs(folder):
@@ -45,17 +43,13 @@ def test_all_blocks_run(tmp_path, monkeypatch, capsys):
     train_tokenizer().save_pretrained("model")
     write_logs(tmp_path)
     names: dict = {}
-    blocks = BLOCK.findall(PAGE)
-    for kind, info, text in blocks:
-        if kind == "json":
-            Path(info.removeprefix("file=")).write_text(text, encoding="utf-8")
-    ran = [kind for kind, _, _ in blocks].count("python")
-    for kind, _, text in blocks:
-        if kind == "python":
-            code = text.replace("Qwen/Qwen3-0.6B", "model").replace("max_new_tokens=256", "max_new_tokens=8")
-            code = code.replace('"out/solar", ', '"out/solar", use_cpu=True, bf16=False, report_to="none", ')
-            exec(code.replace("max_new_tokens=64", "max_new_tokens=8"), names)
-    assert ran == 10
+    write_files(PAGE)
+    codes = [block.text for block in blocks(PAGE, "python")]
+    for text in codes:
+        code = text.replace("Qwen/Qwen3-0.6B", "model").replace("max_new_tokens=256", "max_new_tokens=8")
+        code = code.replace('"out/solar", ', '"out/solar", use_cpu=True, bf16=False, report_to="none", ')
+        exec(code.replace("max_new_tokens=64", "max_new_tokens=8"), names)
+    assert len(codes) == 10
     assert "eval_crosslingual/accuracy/sw" in names["metrics"]
     assert len(names["base"].records) == 4 and Path("base.json").exists()
     assert names["prompts"][2][1]["content"] == "2 + 3 = 5. Jibu ni 5."

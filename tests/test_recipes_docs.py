@@ -1,12 +1,12 @@
 """The code of docs/recipes.md runs, and what it makes trains with the pairs that are expected."""
 
 import functools
-import re
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 from helpers import QUIET
+from markdown_pages import anchor, blocks, sections, write_files
 from models import tiny_model
 from tiny_tokenizer import train_tokenizer
 
@@ -16,9 +16,7 @@ from solar_trl.data.recipes import __all__ as exported
 
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-HEAD, *REST = re.split(r"^## ", PAGE, flags=re.MULTILINE)
-SECTIONS = {title: text for title, _, text in (part.partition("\n") for part in REST)}
+HEAD, SECTIONS = sections(PAGE)
 # Section -> rows of its dataset, of which so many pair. 4 of the 6 rows pair to begin with
 EXPECTED = {
     "Answers in another language": (6 + 18, None),
@@ -33,7 +31,7 @@ EXPECTED = {
 def test_every_recipe_and_section_is_there():
     assert list(SECTIONS) == list(EXPECTED)
     for title in SECTIONS:
-        assert f"(#{title.lower().replace(' ', '-')})" in HEAD
+        assert f"({anchor(title)})" in HEAD
     assert all(f"`{name}(rows" in HEAD for name in exported if name != "romanized_label")
     assert all("*Source.*" in text for text in SECTIONS.values())
 
@@ -50,17 +48,15 @@ def model(tmp_path_factory):
 def test_a_section_runs_and_trains(title, model, tmp_path, monkeypatch):
     pytest.importorskip("langcodes")
     monkeypatch.chdir(tmp_path)
-    ((_, file, text),) = [block for block in BLOCK.findall(HEAD) if block[0] == "json"]
-    Path(file.removeprefix("file=")).write_text(text, encoding="utf-8")
+    write_files(HEAD)
     monkeypatch.setattr("datasets.load_dataset", functools.partial(load_dataset, cache_dir=str(tmp_path / "cache")))
     names: dict = {}
     names["model"] = model
     names["args"] = SolarSFTConfig("out", **QUIET, per_device_train_batch_size=32, max_steps=1)
-    (setup,) = [text for kind, info, text in BLOCK.findall(HEAD) if (kind, info) == ("python", "setup")]
+    (setup,) = [block.text for block in blocks(HEAD, "python") if block.info == "setup"]
     exec(setup, names)
-    codes = [text for kind, _, text in BLOCK.findall(SECTIONS[title]) if kind == "python"]
-    for code in codes:
-        exec(code, names)
+    for block in blocks(SECTIONS[title], "python"):
+        exec(block.text, names)
     dataset = names["dataset"]
     size, pairs = EXPECTED[title]
     found = int((find_pivots(dataset) >= 0).sum())

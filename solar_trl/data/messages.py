@@ -10,6 +10,14 @@ def no_column(what: str, name: str, option: str, names: Iterable[str]) -> str:
     return f"The {what} has no column {name!r} ({option}); its columns are {', '.join(map(repr, names))}."
 
 
+def no_config_column(what: str, name: str, option: str, names: Iterable[str]) -> str:
+    """A column that the configuration of the trainer names is not there."""
+    return (
+        f"{no_column(what, name, option, names)} Add the column, or name the right one in the config. To train "
+        "without alignment, set `alignment_objective='none'`."
+    )
+
+
 def ids_differ(name: str, found: Iterable[str], where: str = "") -> str:
     """Ids of a column are of several types; `found` says what is where."""
     return (

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
-from .messages import ids_differ, no_column
+from .messages import ids_differ, no_config_column
 
 
 def as_list(value: str | Sequence[str]) -> list[str]:
@@ -90,10 +90,7 @@ def column_values(dataset: Dataset, name: str) -> pa.ChunkedArray:
 def _require_columns(dataset: Dataset, columns: Sequence[str], what: str, options: dict[str, str]) -> None:
     for name in columns:
         if name not in dataset.column_names:
-            raise ValueError(
-                f"{no_column(what, name, options[name], dataset.column_names)} Add the column, or name the right one "
-                "in the config. To train without alignment, set `alignment_objective='none'`."
-            )
+            raise ValueError(no_config_column(what, name, options[name], dataset.column_names))
 
 
 def id_kind(column: pa.ChunkedArray, name: str, what: str) -> pa.DataType:

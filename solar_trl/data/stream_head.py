@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import IterableDataset
 
-from .messages import no_column
+from .messages import no_config_column
 from .pairing import UNKNOWN_LANGUAGE, Keys, PairingColumns
 from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN
 from .report import PairingReport, TokenCounts
@@ -164,10 +164,7 @@ def require_carried_pivots(rows: Rows, columns: PairingColumns, name: str) -> di
     found = None
     for row in rows:
         if columns.language not in row:
-            raise ValueError(
-                f"{no_column(name, columns.language, '`language_column`', row)} Add the column, or name the right one "
-                "in the config."
-            )
+            raise ValueError(no_config_column(name, columns.language, "`language_column`", row))
         language = row[columns.language]
         if language is not None and not isinstance(language, str):
             raise TypeError(
