@@ -15,7 +15,11 @@ from ._logging import get_logger
 STATE_NAME = "trainer_state.json"
 # State of the alignment objective, if it has any
 ALIGNMENT_STATE_NAME = "alignment_state.safetensors"
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "pytorch_model_fsdp*", "global_step*")
+# PEFT puts each adapter that is not called "default" in a folder of its own
+_ADAPTERS = ("*/adapter_model.safetensors", "*/adapter_model.bin")
+_WEIGHTS = (
+    "*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "pytorch_model_fsdp*", "global_step*", *_ADAPTERS,
+)  # fmt: skip
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
 
 
@@ -43,7 +47,8 @@ def checkpoint_damage(
         return f"{STATE_NAME} is missing"
     except ValueError:
         return f"{STATE_NAME} is cut off"
-    for path in sorted(folder.iterdir()):
+    adapters = [path for pattern in _ADAPTERS for path in folder.glob(pattern)]
+    for path in sorted([*folder.iterdir(), *adapters]):
         if path.suffix == ".safetensors" and not _is_whole_safetensors(path):
             return f"{path.name} is cut off"
         if (
@@ -62,7 +67,7 @@ def checkpoint_damage(
                 return f"{lost[0]} is missing"
     if not _has_any(folder, _WEIGHTS):
         return "the weights are missing"
-    if not only_model:
+    if not only_model and not _is_only_model(folder):
         if not _has_any(folder, _OPTIMIZER):
             return "the optimizer state is missing"
         if not _has_any(folder, ("rng_state*.pth",)):
@@ -72,14 +77,23 @@ def checkpoint_damage(
     return None
 
 
+def _is_only_model(folder: Path) -> bool:
+    """
+    Whether a checkpoint was saved without training state (`save_only_model`).
+
+    What a kill leaves has no `trainer_state.json`, which is written last.
+    """
+    return not _has_any(folder, (*_OPTIMIZER, "scheduler.pt", "rng_state*.pth"))
+
+
 def checkpoint_to_resume(
-    wanted: str | bool, output_dir: str, only_model: bool = False, alignment_state: bool = False
+    wanted: str | os.PathLike | bool, output_dir: str, only_model: bool = False, alignment_state: bool = False
 ) -> str | bool:
     """
     The checkpoint to resume from.
 
     Args:
-        wanted (`str` or `bool`):
+        wanted (`str`, `os.PathLike` or `bool`):
             A checkpoint, or `True` for the last one in `output_dir`. Damaged ones are then passed over with a warning.
         output_dir (`str`):
             Where the Trainer saves.
@@ -93,9 +107,11 @@ def checkpoint_to_resume(
     Raises:
         ValueError: If the wanted checkpoint is damaged, or all of them are.
     """
-    if isinstance(wanted, str):
+    if not isinstance(wanted, bool):
+        wanted = os.fspath(wanted)
         damage = checkpoint_damage(wanted, only_model, alignment_state) if os.path.isdir(wanted) else None
         if damage is None:
+            _say_if_only_model(Path(wanted), only_model)
             return wanted
         intact = _intact(_checkpoints(os.path.dirname(os.path.abspath(wanted))), only_model, alignment_state)
         way_out = f"The last whole one beside it is {intact}." if intact else "There is no whole one beside it."
@@ -111,7 +127,18 @@ def checkpoint_to_resume(
             f"None of the {len(checkpoints)} checkpoints in {output_dir} can be resumed from; in the last one, "
             f"{checkpoints[0].name}, {damage}. Train from the start without `resume_from_checkpoint`."
         )
-    return wanted if intact is None else str(intact)
+    if intact is None:
+        return wanted
+    _say_if_only_model(intact, only_model)
+    return str(intact)
+
+
+def _say_if_only_model(checkpoint: Path, expected: bool) -> None:
+    if not expected and checkpoint.is_dir() and _is_only_model(checkpoint):
+        get_logger().warning(
+            f"{checkpoint} holds the weights alone (`save_only_model=True`): the optimizer, its schedule and the "
+            "random state start anew."
+        )
 
 
 def _checkpoints(folder: str) -> list[Path]:

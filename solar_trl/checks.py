@@ -40,8 +40,8 @@ def check_arguments(args: SolarSFTConfig, compute_loss_func: Callable | None, st
     if args.packing and streaming:
         raise ValueError(
             "`packing=True` brings the translations of an item together, for which it must see all rows, and the "
-            "train dataset is an `IterableDataset`. Set `packing=False` (`padding_free=True` spares the padding as "
-            "well), or load it with `streaming=False`."
+            "train dataset is an `IterableDataset`. Set `packing=False` (`padding_free=True` with "
+            "`max_length=None` spares the padding as well), or load it with `streaming=False`."
         )
     objective = args.objective
     if objective is not None and objective.keeps_start and streaming:
@@ -195,6 +195,44 @@ def check_dataset(dataset: Any, name: str, streaming: bool = False) -> None:
         )
 
 
+def check_format(
+    dataset: Dataset | IterableDataset, name: str, args: SolarSFTConfig, formatting_func: Callable | None = None
+) -> None:
+    """
+    Refuse datasets in whose columns TRL finds no text, before it looks for one row by row.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            The dataset.
+        name (`str`):
+            What to call it in messages.
+        args ([`SolarSFTConfig`]):
+            Configuration.
+        formatting_func (callable, *optional*):
+            What makes texts of rows, if that is left to the user.
+
+    Raises:
+        ValueError: If there are neither prompts and completions nor messages, texts or tokens.
+    """
+    names = column_names(dataset)
+    skips = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
+    known = {"messages", "conversations", "input_ids", args.dataset_text_field}
+    if skips or formatting_func is not None or not names or "input_ids" in names:
+        return
+    if "prompt" in names and "completion" not in names:
+        found = "has 'prompt' but no 'completion'"
+    elif "prompt" not in names and not known & set(names):
+        found = "has no column that TRL trains on"
+    else:
+        return
+    raise ValueError(
+        f"The {name} {found}: it takes 'prompt' and 'completion', 'messages', {args.dataset_text_field!r} "
+        f"(`dataset_text_field`) or 'input_ids'. Its columns are {', '.join(map(repr, names))}. Rename yours, e.g. "
+        "`dataset.rename_columns({'question': 'prompt', 'response': 'completion'})` (on the command line "
+        "`--prompt_column question --completion_column response`), or pass a `formatting_func`."
+    )
+
+
 def check_alignment_dataset(args: SolarSFTConfig, train_dataset: Any, pivot_dataset: Any) -> None:
     """
     Refuse settings that do not go with pairs from a dataset of their own.
@@ -215,7 +253,7 @@ def check_alignment_dataset(args: SolarSFTConfig, train_dataset: Any, pivot_data
     if args.packing:
         raise ValueError(
             "`alignment_dataset` is given and `packing=True`: packed rows do not keep the numbers by which rows draw "
-            "their pairs. Set `packing=False` (`padding_free=True` spares the padding as well)."
+            "their pairs. Set `packing=False` (`padding_free=True` with `max_length=None` spares the padding as well)."
         )
     if args.objective is not None and args.objective.step_delimiters:
         raise ValueError(
@@ -291,6 +329,17 @@ def check_model(model: PreTrainedModel, args: SolarSFTConfig) -> None:
         )
 
 
+def check_precision(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Warn of a model on which accelerate will not put mixed precision, since another trainer had it before."""
+    prepared = accelerator.mixed_precision != "no" and getattr(model, "_is_accelerate_prepared", False)
+    if prepared and any(parameter.dtype == torch.float32 for parameter in model.parameters()):
+        get_logger().warning(
+            "The model was trained by another trainer before, so accelerate does not put mixed precision "
+            f"({accelerator.mixed_precision}) on it again: its float32 weights will compute in float32, slower and in "
+            "more memory. Save the model and load it anew, or load it in bfloat16."
+        )
+
+
 def embeddings_move(model: PreTrainedModel, args: SolarSFTConfig) -> bool:
     """Whether the alignment term can change the embeddings that it compares or mixes."""
     which = "input" if args.objective is None else args.objective.embeddings
@@ -353,6 +402,14 @@ def check_collator(collator: Callable, rows: list[dict[str, Any]]) -> None:
             )
 
 
+# How rows say what their responses are
+_MARK_RESPONSES = (
+    "use the prompt-completion format without `completion_only_loss=False`, conversations with "
+    "`assistant_only_loss=True`, or tokenized rows with -100 in `labels` (or a `completion_mask` and "
+    "`completion_only_loss=True`)"
+)
+
+
 def check_prompts(
     objective: Objective,
     rows: Dataset | list[dict[str, Any]],
@@ -384,14 +441,13 @@ def check_prompts(
     if not masks and objective.positions == "prompt":
         raise ValueError(
             "The alignment objective pools the prompt, but no token of the rows to align is left out of the loss, so "
-            "nothing says what the prompt is. Use the prompt-completion format, or conversations with "
-            "`assistant_only_loss=True`, or set `alignment_kwargs={'positions': 'all'}`."
+            f"nothing says what the prompt is. To say it, {_MARK_RESPONSES}; or set "
+            "`alignment_kwargs={'positions': 'all'}`."
         )
     if not masks and aligned is None and objective.positions == "response":
         get_logger().warning(
             "No token of the training rows is left out of the loss, so summaries pool the prompt as well as the "
-            "response. To align the responses alone, use the prompt-completion format, or conversations with "
-            "`assistant_only_loss=True`."
+            f"response. To align the responses alone, {_MARK_RESPONSES}."
         )
 
 

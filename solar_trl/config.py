@@ -331,6 +331,14 @@ class SolarSFTConfig(SFTConfig):
             self._build_objective(preset)
         except (ValueError, TypeError) as error:
             raise type(error)(f"`alignment_kwargs` is {self.alignment_kwargs!r}: {error}") from None
+        objective = self._build_objective(preset)
+        if objective.representation != "soft_token":
+            for name in ("soft_token_temperature", "soft_token_top_k"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(
+                        f"`{name}` is {getattr(self, name)!r}, but `alignment_objective={self.alignment_objective!r}` "
+                        f"compares {objective.representation!r}, not soft tokens. Leave it unset."
+                    )
 
     def _build_objective(self, preset: Objective) -> Objective:
         changes = dict(self.alignment_kwargs or {})  # type: ignore[arg-type]

@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from ._logging import get_logger
 
 
+# Variance below which there was but one item in a window
+ONE_ITEM = 1e-12
+
+
 class AlignmentMeter:
     """
     Sums over a logging window, on the device and already reduced over ranks, so that logging needs no collective.
@@ -115,8 +119,10 @@ class AlignmentMeter:
             if "anchor" in sums:
                 logs["anchor_loss"] = sum(sums["anchor"]) / n_pairs
             logs["pivot_similarity"] = sum(sums["similarity"]) / n_pairs
-            # Mean squared distance of unit vectors from their mean
-            logs["summary_variance"] = 1 - (self._sums["units"] / n_pairs).square().sum().item()
+            # Mean squared distance of unit vectors from their mean; of one item it is rounding alone
+            variance = 1 - (self._sums["units"] / n_pairs).square().sum().item()
+            if not variance <= ONE_ITEM:
+                logs["summary_variance"] = variance
         # Shares of steps add up to a whole number, but for rounding
         logs["aligned_pairs"] = n_pairs / round(self.steps, 6) if self.steps else n_pairs
         for language, loss, tokens in zip(languages, sums["loss"], sums["tokens"], strict=False):
@@ -132,7 +138,8 @@ class TrainingAlarms:
     """
     Warns once when what is logged shows that training went wrong.
 
-    - Collapse: the between-item variance of the pivot summaries has fallen by [`COLLAPSE`] since its largest value.
+    - Collapse: the between-item variance of the pivot summaries has fallen by [`COLLAPSE`] since its largest value
+      after the first window.
       The summaries of all items are then nearly the same, which meets the alignment term without aligning anything.
     - A value that is not finite, which the Trainer leaves out of its own `loss` (`logging_nan_inf_filter`).
     """
@@ -140,10 +147,10 @@ class TrainingAlarms:
     COLLAPSE = 100.0
     # Windows in a row: with few pairs each, a single one can hold items that are alike
     PATIENCE = 3
-    # Below this there was but one item in the window, which varies by rounding alone
-    ONE_ITEM = 1e-12
 
     def __init__(self):
+        # In the first window a model may move so much that its own way counts as a difference between items
+        self._windows = 0
         self._largest = 0.0
         self._low = 0
         self._warned: set[str] = set()
@@ -166,15 +173,19 @@ class TrainingAlarms:
                 "that are not finite. Lower the learning rate, look for broken rows, or train in bf16, not fp16.",
             )
         variance = logs.get("summary_variance")
-        if variance is None or not math.isfinite(variance) or variance < self.ONE_ITEM:
+        if variance is None or not math.isfinite(variance):
+            return
+        self._windows += 1
+        if self._windows == 1:
             return
         self._low = self._low + 1 if variance < self._largest / self.COLLAPSE else 0
         if self._low == self.PATIENCE:
             self._warn(
                 "collapse",
                 f"At step {step}, `summary_variance` is {variance:.2g}, less than 1/{self.COLLAPSE:.0f} of the "
-                f"{self._largest:.2g} that it was: the summaries of all items are collapsing onto one point. Lower "
-                "`alignment_weight`, let it decay (`alignment_schedule='linear_decay'`), or keep "
+                f"{self._largest:.2g} that it was: the summaries of all items are becoming alike. If "
+                "`eval_summary_variance` falls more than it does with a weight of 1e-9, the alignment term does it: "
+                "lower `alignment_weight`, let it decay (`alignment_schedule='linear_decay'`), or keep "
                 "`detach_embeddings=False`.",
             )
         self._largest = max(self._largest, variance)

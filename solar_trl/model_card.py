@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .config import SolarSFTConfig
 from .data import PairingReport
 from .data.report import printable
@@ -47,7 +48,7 @@ def _code(value: Any) -> str:
 
 
 def alignment_section(
-    args: SolarSFTConfig, report: PairingReport | None, ends: Mapping[str, tuple[float, float]] | None = None
+    args: SolarSFTConfig, report: PairingReport | None, ends: Mapping[str, tuple[float, float, int]] | None = None
 ) -> str:
     """Markdown on the objective, its settings, the pairs it was trained on, and what was logged first and last."""
     objective = args.objective
@@ -75,13 +76,17 @@ def alignment_section(
     if ends:
         lines += [
             "",
-            "In the first and the last logging window of training:",
+            "In the first and the last logging window of training that has them:",
             "",
-            "| | First | Last |",
-            "| --- | --: | --: |",
-            *(f"| {_text(name)} | {first:.4f} | {last:.4f} |" for name, (first, last) in ends.items()),
+            "| | First | Last | Windows |",
+            "| --- | --: | --: | --: |",
+            *(f"| {_text(name)} | {first:.4f} | {last:.4f} | {n} |" for name, (first, last, n) in ends.items()),
         ]
-    lines += ["", "Trained with [solar-trl](https://pypi.org/project/solar-trl/), an extension of TRL's `SFTTrainer`."]
+    lines += [
+        "",
+        f"Trained with [solar-trl](https://pypi.org/project/solar-trl/) {__version__}, an extension of TRL's "
+        "`SFTTrainer`.",
+    ]
     return "\n".join(lines)
 
 
@@ -113,7 +118,7 @@ def add_alignment_section(
     path: str | Path,
     args: SolarSFTConfig,
     report: PairingReport | None,
-    ends: Mapping[str, tuple[float, float]] | None = None,
+    ends: Mapping[str, tuple[float, float, int]] | None = None,
 ) -> None:
     """Insert the section into a model card, before its framework versions (at the end if it has none)."""
     path = Path(path)

@@ -147,7 +147,7 @@ def start_summary(
 
 def final_summary(history: Iterable[dict[str, Any]]) -> str | None:
     """
-    Lines on how the losses and similarities went, from the first to the last logging window.
+    Lines on how the losses and similarities went, from the first to the last logging window that has them.
 
     Args:
         history (iterable of `dict`):
@@ -160,17 +160,21 @@ def final_summary(history: Iterable[dict[str, Any]]) -> str | None:
     if not ends:
         return None
     width = max(map(len, ends))
-    rows = [f"  {name:{width}}  {first:8.4f} -> {last:8.4f}" for name, (first, last) in ends.items()]
+    rows = []
+    for name, (first, last, logged) in ends.items():
+        values = f"{first:8.4f} -> {last:8.4f}" if logged > 1 else f"{last:8.4f} (logged once)"
+        rows.append(f"  {name:{width}}  {values}")
     return "\n".join(["alignment over the run (first -> last logging window):", *rows])
 
 
-def first_and_last(history: Iterable[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """First and last logged value of what alignment changes, by name."""
-    ends: dict[str, tuple[float, float]] = {}
+def first_and_last(history: Iterable[dict[str, Any]]) -> dict[str, tuple[float, float, int]]:
+    """First and last logged value of what alignment changes, and how many there are, by name."""
+    ends: dict[str, tuple[float, float, int]] = {}
     for logs in history:
         for name, value in logs.items():
             if name.split("/")[0] in ("sft_loss", "alignment_loss", "pivot_similarity", "summary_variance"):
-                ends[name] = (ends.get(name, (value, value))[0], value)
+                first, _, logged = ends.get(name, (value, value, 0))
+                ends[name] = (first, value, logged + 1)
     return ends
 
 

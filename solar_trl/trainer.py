@@ -22,17 +22,17 @@ from .alignment import AlignmentTerm, RecordingProxy
 from .checkpoints import checkpoint_to_resume
 from .config import SolarSFTConfig
 from .data import (
+    ADDED_COLUMNS,
     ALIGNMENT_KEY,
     DRAW_COLUMN,
     OWN_COLUMN,
-    PAIRING_COLUMNS,
     PIVOT_COLUMN,
-    TOKENIZED_PIVOT_COLUMN,
     DataCollatorForPivotAlignment,
     PairingColumns,
     PairingSession,
     ParallelGroupSampler,
     in_one_shard,
+    lacking_column,
     without_pairing,
 )
 from .data.content import check_tokens, name_bad_row
@@ -155,6 +155,7 @@ class SolarSFTTrainer(SFTTrainer):
                 args, kwargs.get("compute_loss_func"), streaming=isinstance(train_dataset, IterableDataset)
             )
             checks.check_eval_pivots(eval_pivot_dataset, eval_dataset)
+            formatting_func = kwargs.get("formatting_func")
             named = {
                 "train dataset": train_dataset,
                 "pivot dataset": pivot_dataset,
@@ -163,12 +164,14 @@ class SolarSFTTrainer(SFTTrainer):
             for name, dataset in named.items():
                 if dataset is not None:
                     checks.check_dataset(dataset, name, streaming=name == "train dataset")
+                    checks.check_format(dataset, name, args, formatting_func)
                 if isinstance(dataset, Dataset):
                     check_tokens(dataset, name)
+            _map(eval_dataset, lambda rows, name: checks.check_format(rows, _eval_name(name), args, formatting_func))
             if alignment_dataset is not None:
                 checks.check_alignment_dataset(args, train_dataset, pivot_dataset)
             session = PairingSession(
-                PairingColumns.build(args.language_column, args.parallel_id_column, args.pivot_language),
+                _pairing_columns(args),
                 missing_pivot=args.missing_pivot,
                 multiple_pivots=args.multiple_pivots,
                 truncated_pairs=args.truncated_pairs,
@@ -193,6 +196,13 @@ class SolarSFTTrainer(SFTTrainer):
                 processing_class=processing_class,
                 **kwargs,
             )
+        checks.check_precision(self.model, self.accelerator)
+        if args.objective is None and args.alignment_weight == 0:
+            get_logger().info(
+                "Alignment is off (`alignment_weight=0`): this is `SFTTrainer`, its order of rows included. For a run "
+                f"without alignment in the order of `pivot_batching={args.pivot_batching!r}`, set "
+                "`alignment_weight=1e-9`."
+            )
         if args.objective is not None:
             checks.check_parallelism(args, self.accelerator, draws=alignment_dataset is not None)
             checks.check_model(base_model(self.model), args)
@@ -201,6 +211,7 @@ class SolarSFTTrainer(SFTTrainer):
             self._term = AlignmentTerm(args.objective, args, self.accelerator, layers, step_tokens)
             self._set_up_pairs(session, pivot_dataset, eval_pivot_dataset, alignment_dataset)
             add_soft_token_head(base_model(self.model))
+            self._evaluates = False
             self._weight = 0.0  # λ of the latest loss
             self._alarms = TrainingAlarms()
             self._metric_prefix = "eval"
@@ -253,7 +264,7 @@ class SolarSFTTrainer(SFTTrainer):
 
             def pair_eval(dataset: Dataset | IterableDataset, name: str) -> Dataset | IterableDataset:
                 own = eval_pivots.get(name) if isinstance(eval_pivots, dict) else eval_pivots
-                return self._pair_eval(dataset, f"{name} dataset", own)
+                return self._pair_eval(dataset, _eval_name(name), own)
 
             self.eval_dataset = _map(self.eval_dataset, pair_eval)
         # As the collator will see them: rows of the training set, and pivots on their own
@@ -274,13 +285,16 @@ class SolarSFTTrainer(SFTTrainer):
         checks.check_prompts(self._term.objective, rows, pivots, aligned)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        # TRL's packing drops the ids; ours comes after the pairs are known
         if args.objective is None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        if self._pairs is not None and self._pairs.knows(dataset):
+            return dataset  # given back to `evaluate`
+        # TRL's packing drops the ids; ours comes after the pairs are known
+        packing = packing and lacking_column(dataset, _pairing_columns(args)) is not None
 
         def prepare(rows):
             return super(SolarSFTTrainer, self)._prepare_dataset(
-                rows, processing_class, args, False, formatting_func, dataset_name
+                rows, processing_class, args, packing, formatting_func, dataset_name
             )
 
         if not isinstance(dataset, Dataset):
@@ -314,9 +328,16 @@ class SolarSFTTrainer(SFTTrainer):
     def _pair_eval(
         self, dataset: Dataset | IterableDataset, name: str, pivots: Dataset | None
     ) -> Dataset | IterableDataset:
+        packs = self._session.eval_packing and "seq_lengths" not in column_names(dataset)
         if isinstance(dataset, Dataset):
-            return self._session.pair_eval(dataset, name, pivots)
-        dataset = self._session.pair_eval_stream(dataset, name, pivots, self._prepare_carried_pivots)
+            dataset = self._session.pair_eval(dataset, name, pivots)
+        else:
+            dataset = self._session.pair_eval_stream(dataset, name, pivots, self._prepare_carried_pivots)
+        if packs and PIVOT_COLUMN not in column_names(dataset) and not self._skip_prepare_dataset:
+            # It has the columns, but no pairs
+            dataset = super()._prepare_dataset(dataset, self.processing_class, self.args, True, None, name)
+        if isinstance(dataset, Dataset):
+            return dataset
         # Shards differ in length, and every batch of an evaluation is gathered from all ranks
         return in_one_shard(dataset) if self.accelerator.num_processes > 1 else dataset
 
@@ -333,8 +354,7 @@ class SolarSFTTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if self._pairs is not None:
-            added = (*PAIRING_COLUMNS, TOKENIZED_PIVOT_COLUMN, DRAW_COLUMN)
-            self._signature_columns += [name for name in added if name not in self._signature_columns]
+            self._signature_columns += [name for name in ADDED_COLUMNS if name not in self._signature_columns]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Packed rows hold whole items already
@@ -369,7 +389,9 @@ class SolarSFTTrainer(SFTTrainer):
             pivot, own = np.where(own >= 0, -1, pivot), np.full_like(own, -1)
         return count_batches(order, pivot, own, self._train_batch_size)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | os.PathLike | bool | None = None, *args, **kwargs):
+        if isinstance(resume_from_checkpoint, os.PathLike):
+            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
         if resume_from_checkpoint:
             has_memory = self._pairs is not None and self._term.memory.has_state
             resume_from_checkpoint = checkpoint_to_resume(
@@ -434,9 +456,12 @@ class SolarSFTTrainer(SFTTrainer):
         if self._pairs is None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         size = len(self._pairs.table)
-        self._metric_prefix = metric_key_prefix
+        outer, self._evaluates, self._metric_prefix = self._evaluates, True, metric_key_prefix
         self._term.meters["eval"].reset()
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        try:
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._evaluates = outer
         if not self.args.dataloader_persistent_workers:
             self._pairs.forget(size)  # pivots of a dataset that was only passed here
         return metrics
@@ -494,16 +519,16 @@ class SolarSFTTrainer(SFTTrainer):
     # Logs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._pairs is not None:
-            # Not by the mode of the model, in which a callback may have left it
-            prefix = f"{self._metric_prefix}_"
-            evaluation = any(name.startswith(prefix) for name in logs)
-            meter = self._term.meters["eval" if evaluation else "train"]
+        # Not by the mode of the model, in which a callback may have left it. What callbacks log is no window's end
+        if self._pairs is not None and (self._evaluates or "loss" in logs or "train_runtime" in logs):
+            meter = self._term.meters["eval" if self._evaluates else "train"]
             values = meter.compute(self._pairs.languages)
-            if values and not evaluation:
+            if self._evaluates:
+                values = {f"{self._metric_prefix}_{name}": value for name, value in values.items()}
+            elif values:
                 self._alarms.check(values, self.state.global_step)
                 values["alignment_weight"] = self._weight
-            logs.update({prefix + name: value for name, value in values.items()} if evaluation else values)
+            logs.update(values)
             meter.reset()
         super().log(logs, start_time)
 
@@ -517,6 +542,15 @@ class SolarSFTTrainer(SFTTrainer):
             report = reports.get("train dataset", reports.get("alignment dataset"))
             ends = first_and_last(self.state.log_history)
             add_alignment_section(os.path.join(self.args.output_dir, "README.md"), self.args, report, ends)
+
+
+def _pairing_columns(args: SolarSFTConfig) -> PairingColumns:
+    return PairingColumns.build(args.language_column, args.parallel_id_column, args.pivot_language)
+
+
+def _eval_name(name: str) -> str:
+    """What messages call an evaluation set: the only one, or one of a dict."""
+    return "eval dataset" if name == "eval" else f"eval dataset {name!r}"
 
 
 def _data_seed(args: SolarSFTConfig) -> int:

@@ -8,19 +8,28 @@ from .join import concatenate_parallel
 from .languages import normalize_language, normalize_languages
 from .numbers import extract_numbers, final_number
 from .pairing import PairingColumns, find_pivots
-from .pivots import OWN_COLUMN, PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable, attach_pairs, without_pairing
+from .pivots import (
+    ADDED_COLUMNS,
+    DRAW_COLUMN,
+    OWN_COLUMN,
+    PAIRING_COLUMNS,
+    PIVOT_COLUMN,
+    TOKENIZED_PIVOT_COLUMN,
+    PivotTable,
+    attach_pairs,
+    without_pairing,
+)
 from .quality import filter_parallel, parallel_report
 from .quality_report import ParallelReport
 from .report import LanguageReport, PairingReport
 from .resolve import NothingToAlign, ResolvedPairs, resolve_pairs
 from .sampler import ParallelGroupSampler
-from .session import PairingSession
-from .side_pairs import DRAW_COLUMN
-from .stream_pairs import TOKENIZED_PIVOT_COLUMN
+from .session import PairingSession, lacking_column
 from .streaming import carry_pivots
 
 
 __all__ = [
+    "ADDED_COLUMNS",
     "ALIGNMENT_KEY",
     "DRAW_COLUMN",
     "OWN_COLUMN",
@@ -47,6 +56,7 @@ __all__ = [
     "final_number",
     "find_pivots",
     "in_one_shard",
+    "lacking_column",
     "normalize_language",
     "normalize_languages",
     "parallel_report",

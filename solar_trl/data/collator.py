@@ -12,12 +12,19 @@ import torch
 from ..sequence_tokens import SequenceTokens
 from .matching import match_tails
 from .packing import LENGTHS_COLUMN
-from .pivots import LANGUAGE_COLUMN, PAIRING_COLUMNS, PIVOT_COLUMN, PivotTable
-from .side_pairs import DRAW_COLUMN, SidePairs
-from .stream_pairs import TOKENIZED_PIVOT_COLUMN, CarriedPivots
+from .pivots import (
+    ADDED_COLUMNS,
+    DRAW_COLUMN,
+    LANGUAGE_COLUMN,
+    PAIRING_COLUMNS,
+    PIVOT_COLUMN,
+    TOKENIZED_PIVOT_COLUMN,
+    PivotTable,
+)
+from .side_pairs import SidePairs
+from .stream_pairs import CarriedPivots
 
 
-_ADDED_COLUMNS = (*PAIRING_COLUMNS, TOKENIZED_PIVOT_COLUMN, DRAW_COLUMN)
 # Key of the pairing in a batch. It comes last, and the trainer pops it before the model sees the batch.
 ALIGNMENT_KEY = "alignment"
 
@@ -239,7 +246,7 @@ class DataCollatorForPivotAlignment:
         """The rows as a batch; `None` without any."""
         if not rows:
             return None
-        inputs = self.collator([{k: v for k, v in row.items() if k not in _ADDED_COLUMNS} for row in rows])
+        inputs = self.collator([{k: v for k, v in row.items() if k not in ADDED_COLUMNS} for row in rows])
         # A collator of the user's may mask a response altogether: such a row has no summary
         tokens = SequenceTokens.count(
             inputs["labels"], _lengths(rows), inputs.get("attention_mask"), self.demand.step_tokens

@@ -162,6 +162,7 @@ def normalize_languages(
         names = [name for name in pc.unique(column).to_pylist() if name is not None]
         codes = {name: normalize_language(name, aliases) for name in names}
         _warn_of_merged(codes, aliases)
+        _tell_guesses(codes, aliases)
         # Positions in `names`, then the codes at these positions
         positions = pc.index_in(column, value_set=pa.array(names, column.type))
         return set_column(rows, language_column, pc.take(pa.array(list(codes.values()), pa.string()), positions))
@@ -176,6 +177,19 @@ def normalize_languages(
         return rows.map(normalize, features=rows.features)
 
     return by_split(dataset, normalize_table, normalize_stream)
+
+
+def _tell_guesses(codes: Mapping[str, str], aliases: Mapping[str, str]) -> None:
+    """Say which names are neither a code nor exactly a language's name, and what they were taken for."""
+    guesses = []
+    for name, code in codes.items():
+        if name in aliases or _CODE.fullmatch(name.strip()):
+            continue
+        language = _library().Language.get(code)
+        if name.strip().casefold() not in {language.display_name().casefold(), language.autonym().casefold()}:
+            guesses.append(f"{name!r} is {code!r} ({language.display_name()})")
+    if guesses:
+        get_logger().info(f"Languages by a name like theirs: {'; '.join(guesses)}. `aliases` overrides that.")
 
 
 def _warn_of_merged(codes: Mapping[str, str], aliases: Mapping[str, str]) -> None:

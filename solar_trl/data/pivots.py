@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from .resolve import ResolvedPairs
-from .tables import set_column
+from .tables import column_names, set_column
 
 
 # Columns added to a dataset once its pairs are resolved; integers, so that texts are never duplicated
@@ -19,6 +20,14 @@ PIVOT_COLUMN = "solar_pivot"  # first pivot of the row's item in the pivot table
 OWN_COLUMN = "solar_own_pivot"  # which entry of the pivot table the row itself is, or -1
 LANGUAGE_COLUMN = "solar_language"  # index into the trainer's languages
 PAIRING_COLUMNS = (PIVOT_COLUMN, OWN_COLUMN, LANGUAGE_COLUMN)
+# Beside them, in streams the tokens of the row's pivot, and with an alignment dataset the row's number, by which it
+# draws a pair
+TOKENIZED_PIVOT_COLUMN = "solar_pivot_tokens"
+DRAW_COLUMN = "solar_draw"
+ADDED_COLUMNS = (*PAIRING_COLUMNS, TOKENIZED_PIVOT_COLUMN, DRAW_COLUMN)
+
+
+Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 
 class PivotTable:
@@ -165,6 +174,7 @@ def add_integers(dataset: Dataset, added: Mapping[str, np.ndarray], keep: np.nda
     return dataset.with_format(form["type"], columns=[*shown, *added], **form["format_kwargs"])
 
 
-def without_pairing(dataset: Dataset) -> Dataset:
-    """A dataset without the pairing columns, which only mean something to the trainer that made them."""
-    return dataset.remove_columns([name for name in PAIRING_COLUMNS if name in dataset.column_names])
+def without_pairing(dataset: Rows) -> Rows:
+    """A dataset without the columns that pairing adds, which only mean something to the trainer that made them."""
+    added = [name for name in column_names(dataset) if name in ADDED_COLUMNS]
+    return dataset.remove_columns(added) if added else dataset

@@ -44,6 +44,10 @@ class ResolvedPairs:
             Index into `language_names`.
         language_names (`list[str]`):
             Languages of the dataset.
+        replaced (`numpy.ndarray` of shape `(r,)` and dtype int64):
+            Rows that would be pivots, had no pivot dataset been given.
+        tokens ([`TokenCounts`], *optional*), pivot_tokens ([`TokenCounts`], *optional*):
+            Of the rows and of the pivot table, if the rows are prepared.
         report ([`PairingReport`]):
             What was found.
     """
@@ -55,6 +59,9 @@ class ResolvedPairs:
     keep: np.ndarray
     language: np.ndarray
     language_names: list[str]
+    replaced: np.ndarray
+    tokens: TokenCounts | None
+    pivot_tokens: TokenCounts | None
     report: PairingReport
 
 
@@ -93,6 +100,7 @@ def resolve_pairs(
     multiple_pivots: str = "error",
     truncated_pairs: str = "keep",
     max_length: int | None = None,
+    pivot_option: str | None = "pivot_dataset",
 ) -> ResolvedPairs:
     """
     Resolve who is whose parallel in a dataset.
@@ -117,6 +125,8 @@ def resolve_pairs(
             `"keep"`, or `"skip"` to leave pairs out of alignment in which a side fills `max_length`.
         max_length (`int`, *optional*):
             Length at which rows were truncated.
+        pivot_option (`str`, *optional*, defaults to `"pivot_dataset"`):
+            The trainer's argument that takes pivots for this dataset, for messages; `None` if it has none.
 
     Returns:
         [`ResolvedPairs`]
@@ -136,7 +146,8 @@ def resolve_pairs(
 
     candidates = np.flatnonzero(pivot_keys.is_pivot & (pivot_keys.item >= 0) & pivot_usable)
     if not len(candidates):
-        raise NothingToAlign(_no_pivots(pivot_keys, columns, source_name))
+        option = pivot_option if pivot_dataset is None else None
+        raise NothingToAlign(_no_pivots(pivot_keys, columns, source_name, option))
     wants = ~keys.is_pivot & (keys.item >= 0) & usable
     candidates = candidates[np.isin(pivot_keys.item[candidates], keys.item[wants])]
     if not len(candidates):
@@ -168,8 +179,11 @@ def resolve_pairs(
 
     wants &= ~row_is_cut
     own = np.full(len(dataset), -1, np.int64)
+    replaced = np.empty(0, np.int64)
     if pivot_dataset is None:
         own[candidates] = entry
+    else:
+        replaced = np.flatnonzero(keys.is_pivot & usable & np.isin(keys.item, items))
     pivot = np.where(wants | (own >= 0), first_pivots(keys.item, starts, table_items[starts]), -1)
 
     paired = (pivot >= 0) & (own < 0)
@@ -186,6 +200,7 @@ def resolve_pairs(
     keep = np.arange(len(dataset))
     if missing_pivot == "drop":
         keep = np.setdiff1d(keep, missing)
+    table_tokens = None if pivot_tokens is None else pivot_tokens.select(table_rows)
     report = PairingReport.build(
         name=name,
         keys=keys,
@@ -197,10 +212,22 @@ def resolve_pairs(
         table_size=len(table_rows),
         pivot=pivot,
         tokens=tokens,
-        pivot_tokens=None if pivot_tokens is None else pivot_tokens.select(table_rows),
+        pivot_tokens=table_tokens,
         max_length=max_length,
     )
-    return ResolvedPairs(pivot, own, table_rows, counts, keep, keys.language, keys.language_names, report)
+    return ResolvedPairs(
+        pivot=pivot,
+        own=own,
+        table_rows=table_rows,
+        counts=counts,
+        keep=keep,
+        language=keys.language,
+        language_names=keys.language_names,
+        replaced=replaced,
+        tokens=tokens,
+        pivot_tokens=table_tokens,
+        report=report,
+    )
 
 
 def _languages(keys: Keys) -> str:
@@ -211,7 +238,9 @@ def _languages(keys: Keys) -> str:
     return shown + (f" and {len(keys.language_names) - 20} more" if len(keys.language_names) > 20 else "")
 
 
-def _no_pivots(keys: Keys, columns: PairingColumns, name: str) -> str:
+def _no_pivots(keys: Keys, columns: PairingColumns, name: str, option: str | None) -> str:
+    if not len(keys.is_pivot):
+        return f"The {name} has no rows."
     wanted = " or ".join(map(repr, columns.pivot_languages))
     if keys.is_pivot.any():
         return (
@@ -219,9 +248,11 @@ def _no_pivots(keys: Keys, columns: PairingColumns, name: str) -> str:
             f"used: their id ({', '.join(columns.parallel_id)}) is missing, or no response token was left after "
             "truncation (see `max_length`)."
         )
+    elsewhere = "" if option is None else f" If the pivots are in another dataset, pass it as `{option}`."
     return (
         f"The {name} has no pivot rows: none has {columns.language} {wanted}. Found: {_languages(keys)}. Set "
-        "`pivot_language` to the pivot's value in your data, or pass the pivots as `pivot_dataset`."
+        "`pivot_language` to the pivot's value in your data, or give languages their codes with "
+        f"`solar_trl.data.normalize_languages`.{elsewhere}"
     )
 
 
@@ -235,7 +266,14 @@ def _all_truncated(name: str, max_length: int | None) -> str:
 def _nothing_pairs(
     dataset: Dataset, source: Dataset, keys: Keys, pivot_keys: Keys, columns: PairingColumns, name: str
 ) -> str:
-    ids = "; ".join(describe_ids(dataset, np.flatnonzero(~keys.is_pivot)[:3], columns)) or "none"
+    others = np.flatnonzero(~keys.is_pivot)
+    if not len(others):
+        return (
+            f"Nothing pairs in the {name}: all of its {len(keys.is_pivot)} rows are in the pivot language "
+            f"({columns.language} {' or '.join(map(repr, columns.pivot_languages))}). Add their translations, with "
+            "the same ids. To train without alignment, set `alignment_objective='none'`."
+        )
+    ids = "; ".join(describe_ids(dataset, others[:3], columns))
     pivot_ids = "; ".join(describe_ids(source, np.flatnonzero(pivot_keys.is_pivot)[:3], columns))
     return (
         f"Nothing pairs in the {name}: no row in another language shares its id ({', '.join(columns.parallel_id)}) "

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from datasets import Dataset, IterableDataset
 
 from .._logging import get_logger
+from .doubts import doubts
 from .example_iterables import endless
 from .packing import pack_pairs
 from .pairing import PairingColumns
-from .pivots import PivotTable, attach_pairs
+from .pivots import DRAW_COLUMN, PivotTable, attach_pairs, without_pairing
 from .report import PairingReport
 from .resolve import NothingToAlign, resolve_pairs
 from .side_pairs import SidePairs, attach_draws
@@ -81,7 +82,16 @@ class PairingSession:
                 )
             require_carried_pivots(peek(dataset), self.columns, "train dataset")
             return
-        resolve_pairs(dataset, self.columns, name, pivot_dataset, self.missing_pivot, self.multiple_pivots)
+        option = "pivot_dataset" if name == "train dataset" else None
+        resolve_pairs(
+            dataset,
+            self.columns,
+            name,
+            pivot_dataset,
+            self.missing_pivot,
+            self.multiple_pivots,
+            pivot_option=option,
+        )
 
     def pair_train(self, dataset: Dataset, pivot_dataset: Dataset | None) -> Dataset:
         """Resolve the pairs of the prepared training rows; raises if nothing pairs."""
@@ -117,23 +127,22 @@ class PairingSession:
     ) -> IterableDataset:
         """The same for prepared evaluation rows; without pivots they come back as they are, with one notice."""
         _refuse_pivot_dataset(name, pivot_dataset)
-        names = column_names(dataset)
-        lacking = [column for column in (self.columns.language, CARRIED_PIVOT_COLUMN) if column not in names]
-        reason = f"it is streaming and has no column {lacking[0]!r} (see `carry_pivots`)" if lacking else None
+        lacking = lacking_column(dataset, self.columns)
+        reason = None if lacking is None else f"it is streaming and has no column {lacking!r} (see `carry_pivots`)"
         if reason is None:
             try:
                 return self._pair_stream(dataset, name, prepare, "keep").dataset
             except NothingToAlign as error:
                 reason = str(error)
         get_logger().warning(f"The {name} gets the SFT metrics only, without alignment: {reason}")
-        return dataset
+        return without_pairing(dataset)
 
     def pair_eval(self, dataset: Dataset, name: str, pivot_dataset: Dataset | None) -> Dataset:
         """Resolve the pairs of prepared evaluation rows; without any, they come back as they are, with one notice."""
-        if self.knows(dataset):
+        if self.knows(dataset) and DRAW_COLUMN not in dataset.column_names:
             return dataset
-        lacking = [column for column in self.columns.names if column not in dataset.column_names]
-        reason = f"it has no column {lacking[0]!r}" if lacking else None
+        lacking = lacking_column(dataset, self.columns)
+        reason = None if lacking is None else f"it has no column {lacking!r}"
         if reason is None:
             policy = "first" if self.multiple_pivots == "sample" else self.multiple_pivots
             try:
@@ -141,7 +150,7 @@ class PairingSession:
             except NothingToAlign as error:
                 reason = str(error)
         get_logger().warning(f"The {name} gets the SFT metrics only, without alignment: {reason}")
-        return dataset
+        return without_pairing(dataset)
 
     def knows(self, dataset: Dataset | IterableDataset) -> bool:
         """Whether this very dataset came out of this session (pairing columns alone can be another trainer's)."""
@@ -187,10 +196,14 @@ class PairingSession:
             multiple_pivots,
             self.truncated_pairs,
             self.max_length,
+            pivot_option="eval_pivot_dataset",
         )
         offset = self.table.add(dataset if pivot_dataset is None else pivot_dataset, pairs)
         self.reports[name] = pairs.report
         get_logger().info(str(pairs.report))
+        cut_at = self.max_length if self.truncated_pairs == "keep" else None
+        for doubt in doubts(dataset, pairs, self.columns, name, cut_at):
+            get_logger().warning(doubt)
         return attach_pairs(dataset, pairs, offset, self.languages)
 
     def _keep(self, paired: Dataset, packing: bool) -> Dataset:
@@ -199,6 +212,14 @@ class PairingSession:
             paired = pack_pairs(paired, self.max_length)
         self._paired.append(paired)
         return paired
+
+
+def lacking_column(dataset: Dataset | IterableDataset, columns: PairingColumns) -> str | None:
+    """The first column without which the rows of an evaluation set have no pairs, if one is not there."""
+    streams = isinstance(dataset, IterableDataset)
+    needed = (columns.language, CARRIED_PIVOT_COLUMN) if streams else columns.names
+    names = column_names(dataset)
+    return next((name for name in needed if name not in names), None)
 
 
 def _refuse_pivot_dataset(name: str, pivot_dataset: Dataset | None) -> None:

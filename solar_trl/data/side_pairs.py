@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .pairing import UNKNOWN_LANGUAGE
-from .pivots import LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN, PivotTable, add_integers, language_codes
+from .pairing import UNKNOWN_LANGUAGE, column_values
+from .pivots import DRAW_COLUMN, LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN, PivotTable, add_integers, language_codes
 from .tables import read_integers
-
-
-# Added to training rows that draw their pairs from elsewhere: the row's number
-DRAW_COLUMN = "solar_draw"
 
 
 class SidePairs:
@@ -79,7 +75,8 @@ def attach_draws(dataset: Dataset, language_column: str, languages: list[str]) -
     Returns:
         [`~datasets.Dataset`]: The rows with the columns `PAIRING_COLUMNS` and `DRAW_COLUMN`.
     """
-    found = dataset[language_column][:] if language_column in dataset.column_names else [None] * len(dataset)
+    known = language_column in dataset.column_names
+    found = column_values(dataset, language_column).to_pylist() if known else [None] * len(dataset)
     names = [UNKNOWN_LANGUAGE if name is None else str(name) for name in found]
     none = np.full(len(dataset), -1)
     added = {

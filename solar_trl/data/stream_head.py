@@ -12,12 +12,11 @@ from datasets import IterableDataset
 
 from .messages import no_config_column
 from .pairing import UNKNOWN_LANGUAGE, Keys, PairingColumns
-from .pivots import PAIRING_COLUMNS, PIVOT_COLUMN
+from .pivots import ADDED_COLUMNS, PIVOT_COLUMN, TOKENIZED_PIVOT_COLUMN
 from .report import PairingReport, TokenCounts
 from .resolve import NothingToAlign
 from .stream_pairs import (
     OTHER_LANGUAGES,
-    TOKENIZED_PIVOT_COLUMN,
     PairedRow,
     Rows,
     StreamPairing,
@@ -51,9 +50,12 @@ class PairedStream:
 
     def sample(self, columns: Sequence[str] | None) -> Rows:
         """Two rows as a collator sees them: all columns, or some, without those that were added."""
-        added = (*PAIRING_COLUMNS, TOKENIZED_PIVOT_COLUMN)
         return [
-            {name: value for name, value in row.items() if name not in added and (not columns or name in columns)}
+            {
+                name: value
+                for name, value in row.items()
+                if name not in ADDED_COLUMNS and (not columns or name in columns)
+            }
             for row in self.head[:2]
         ]
 

@@ -12,13 +12,11 @@ import numpy as np
 from datasets import IterableDataset
 
 from .pairing import UNKNOWN_LANGUAGE, PairingColumns
-from .pivots import LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN
+from .pivots import LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN, TOKENIZED_PIVOT_COLUMN
 from .streaming import CARRIED_PIVOT_COLUMN, copy_row
 from .tables import rows_of
 
 
-# Added to the rows of a stream beside the columns that all rows get: the pivot's tokens as a dict, or `None`
-TOKENIZED_PIVOT_COLUMN = "solar_pivot_tokens"
 OTHER_LANGUAGES = "other"  # languages that are not among the rows read at construction
 _INDEX = "solar_index"
 

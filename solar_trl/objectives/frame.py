@@ -271,7 +271,8 @@ class Objective:
             [`Objective`]: Another point of the frame.
 
         Raises:
-            ValueError: For an unknown field, an unknown value, or settings that do not fit together.
+            ValueError: For an unknown field, an unknown value, settings that do not fit together, or one that this
+                point of the frame does not read.
             TypeError: For a value of a wrong type.
         """
         unknown = [name for name in changes if name not in FRAME_FIELDS]
@@ -280,12 +281,23 @@ class Objective:
                 f"The alignment objective has no setting {unknown[0]!r}, expected one of "
                 f"{', '.join(map(repr, FRAME_FIELDS))}."
             )
-        return dataclasses.replace(self, **changes)
+        changed = dataclasses.replace(self, **changes)
+        for name in changes:
+            if name not in changed.settings and getattr(changed, name) != _DEFAULTS[name]:
+                raise ValueError(
+                    f"`{name}` is {changes[name]!r}, which the objective does not read: it is "
+                    f"{', '.join(f'{key}={value!r}' for key, value in changed.settings.items())}. Leave it out, or "
+                    "change what it belongs to (docs/objectives.md)."
+                )
+        return changed
 
 
 FRAME_FIELDS = tuple(
     f.name for f in dataclasses.fields(Objective) if f.name not in ("description", "source", "status", "choices")
 )
+
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Objective)}
 
 
 def _read_number(name: str, value: Any, low: float, high: float) -> float:

@@ -40,6 +40,7 @@ accelerate launch examples/sft_solar.py \
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -97,6 +98,8 @@ class SolarScriptArguments(ScriptArguments):
     )
 
 
+_JSON = re.compile(r"\.(json|jsonl|ndjson)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
+
 Rows: TypeAlias = Dataset | IterableDataset
 Splits: TypeAlias = DatasetDict | IterableDatasetDict
 
@@ -106,6 +109,12 @@ def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Rows
     if (script_args.dataset_name is None) == (script_args.data_files is None):
         raise ValueError("Give either `--dataset_name` or `--data_files`, to say what to train on.")
     if script_args.data_files is not None:
+        for name in (*script_args.data_files, *(script_args.eval_data_files or ())):
+            if not _JSON.search(name):
+                raise ValueError(
+                    f"`--data_files` has {name!r}, expected JSON or JSON Lines (.json, .jsonl; compressed is fine). "
+                    "Write it as such, e.g. `Dataset.from_csv(path).to_json('train.jsonl')`."
+                )
         files = {"train": script_args.data_files}
         if script_args.eval_data_files is not None:
             files["test"] = script_args.eval_data_files
