@@ -12,12 +12,17 @@ from solar_trl import SolarSFTConfig
 from solar_trl.run_summary import final_summary
 
 
+def model():
+    """Tied, since of untied embeddings there is something to say."""
+    return tiny_model("qwen2", tied=True)
+
+
 CLEAN = token_rows([(language, item) for item in range(5) for language in ("en", "sw")])
 
 
 def warnings_of(caplog, tokenizer, tmp_path, rows, **kwargs) -> list[str]:
     caplog.clear()
-    solar_trainer(tiny_model("qwen2", tied=True), rows, tokenizer, tmp_path, **kwargs)
+    solar_trainer(model(), rows, tokenizer, tmp_path, **kwargs)
     return [
         record.message for record in caplog.records if record.name == "solar_trl" and record.levelno == logging.WARNING
     ]
@@ -74,18 +79,18 @@ def test_an_evaluation_set_without_pivots_is_sent_to_its_own_argument(caplog, to
     pivots = {"eval_dataset": {"low": translations}, "eval_pivot_dataset": {"low": english}}
     assert warnings_of(caplog, tokenizer, tmp_path, rows, **pivots) == []
     with pytest.raises(ValueError, match="pass it as `pivot_dataset`"):
-        solar_trainer(tiny_model("qwen2", tied=True), translations, tokenizer, tmp_path)
+        solar_trainer(model(), translations, tokenizer, tmp_path)
     with pytest.raises(ValueError, match="The pivot dataset has no pivot rows") as info:
-        solar_trainer(tiny_model("qwen2", tied=True), translations, tokenizer, tmp_path, pivot_dataset=translations)
+        solar_trainer(model(), translations, tokenizer, tmp_path, pivot_dataset=translations)
     assert "pass it as" not in str(info.value) and "normalize_languages" in str(info.value)
 
 
 def test_only_english_and_nothing_at_all(tokenizer, tmp_path):
     english = [row for row in CLEAN if row["language"] == "en"]
     with pytest.raises(ValueError, match=r"all of its 5 rows are in the pivot language \(language 'en'\)"):
-        solar_trainer(tiny_model("qwen2", tied=True), english, tokenizer, tmp_path)
+        solar_trainer(model(), english, tokenizer, tmp_path)
     with pytest.raises(ValueError, match=r"The train dataset has no rows\."):
-        solar_trainer(tiny_model("qwen2", tied=True), Dataset.from_list(CLEAN).select([]), tokenizer, tmp_path)
+        solar_trainer(model(), Dataset.from_list(CLEAN).select([]), tokenizer, tmp_path)
 
 
 TEXTS = Dataset.from_list(parallel_rows()[:9]).rename_columns({"question": "prompt", "response": "completion"})
@@ -101,16 +106,16 @@ TEXTS = Dataset.from_list(parallel_rows()[:9]).rename_columns({"question": "prom
 def test_columns_that_trl_does_not_know(columns, found, tokenizer, tmp_path):
     renamed = TEXTS.rename_columns(columns)
     with pytest.raises(ValueError, match=f"The train dataset {found}: it takes 'prompt' and 'completion'") as info:
-        solar_trainer(tiny_model("qwen2", tied=True), renamed, tokenizer, tmp_path)
+        solar_trainer(model(), renamed, tokenizer, tmp_path)
     assert "'response'" in str(info.value) and "rename_columns" in str(info.value)
     with pytest.raises(ValueError, match=f"The eval dataset 'b' {found}"):
-        solar_trainer(tiny_model("qwen2", tied=True), TEXTS, tokenizer, tmp_path, eval_dataset={"a": TEXTS, "b": renamed})
+        solar_trainer(model(), TEXTS, tokenizer, tmp_path, eval_dataset={"a": TEXTS, "b": renamed})
 
 
 def test_columns_that_the_user_names(tokenizer, tmp_path):
     renamed = TEXTS.rename_columns({"prompt": "question", "completion": "body"})
-    solar_trainer(tiny_model("qwen2", tied=True), renamed, tokenizer, tmp_path, config={"dataset_text_field": "body"})
-    solar_trainer(tiny_model("qwen2", tied=True), renamed, tokenizer, tmp_path, formatting_func=lambda row: row["body"])
+    solar_trainer(model(), renamed, tokenizer, tmp_path, config={"dataset_text_field": "body"})
+    solar_trainer(model(), renamed, tokenizer, tmp_path, formatting_func=lambda row: row["body"])
 
 
 @pytest.mark.parametrize(
@@ -132,11 +137,11 @@ def test_settings_that_the_objective_does_not_read(settings, name):
 
 def test_weight_zero_says_whose_order_it_is(caplog, tokenizer, tmp_path):
     with caplog.at_level(logging.INFO, logger="solar_trl"):
-        solar_trainer(tiny_model("qwen2", tied=True), CLEAN, tokenizer, tmp_path, config={"alignment_weight": 0})
+        solar_trainer(model(), CLEAN, tokenizer, tmp_path, config={"alignment_weight": 0})
         said = [record.message for record in caplog.records if "Alignment is off" in record.message]
         assert len(said) == 1 and "`alignment_weight=1e-9`" in said[0]
         caplog.clear()
-        solar_trainer(tiny_model("qwen2", tied=True), CLEAN, tokenizer, tmp_path, config={"alignment_objective": "none"})
+        solar_trainer(model(), CLEAN, tokenizer, tmp_path, config={"alignment_objective": "none"})
     assert not [record for record in caplog.records if record.name == "solar_trl"]
 
 
@@ -149,11 +154,11 @@ def test_one_window_is_not_called_two():
 
 def test_one_item_has_no_variance(tokenizer, tmp_path):
     config = {"per_device_train_batch_size": 2, "logging_steps": 1, "max_steps": 4}
-    trainer = solar_trainer(tiny_model("qwen2", tied=True), CLEAN, tokenizer, tmp_path, config=config)
+    trainer = solar_trainer(model(), CLEAN, tokenizer, tmp_path, config=config)
     trainer.train()
     windows = [logs for logs in trainer.state.log_history if "alignment_loss" in logs]
     assert len(windows) >= 4 and not any("summary_variance" in logs for logs in windows)
     config["per_device_train_batch_size"] = 10
-    trainer = solar_trainer(tiny_model("qwen2", tied=True), CLEAN, tokenizer, tmp_path, config=config)
+    trainer = solar_trainer(model(), CLEAN, tokenizer, tmp_path, config=config)
     trainer.train()
     assert all(logs["summary_variance"] > 0 for logs in trainer.state.log_history if "alignment_loss" in logs)
