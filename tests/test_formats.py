@@ -122,8 +122,10 @@ def test_evaluation_sets(tokenizer, tmp_path, caplog):
         tiny_model("qwen3"), train, tokenizer, tmp_path, config={"max_steps": 1}, eval_dataset=DatasetDict(sets)
     )
     # Not even though train pivots share the ids
-    assert "The swahili dataset gets the SFT metrics only" in caplog.text
-    assert "The plain dataset gets the SFT metrics only" in caplog.text and "no column 'language'" in caplog.text
+    assert "The eval dataset 'swahili' gets the SFT metrics only" in caplog.text
+    assert (
+        "The eval dataset 'plain' gets the SFT metrics only" in caplog.text and "no column 'language'" in caplog.text
+    )
     trainer.train()
     metrics = trainer.evaluate()
     assert metrics["eval_parallel_aligned_pairs"] == len(sets["parallel"]) // 2

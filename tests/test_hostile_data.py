@@ -175,7 +175,16 @@ def brute_force(rows: list[dict], config: dict) -> tuple[int, list[int]] | None:
 def names_the_fault(message: str) -> bool:
     return any(
         part in message
-        for part in (f"{LANGUAGE!r}", f"{ID!r}", f"{LANGUAGE} ", f"({ID})", f"{ID}=", "`max_length", "'input_ids'")
+        for part in (
+            f"{LANGUAGE!r}",
+            f"{ID!r}",
+            f"{LANGUAGE} ",
+            f"({ID})",
+            f"{ID}=",
+            "`max_length",
+            "'input_ids'",
+            "no rows",
+        )
     )
 
 

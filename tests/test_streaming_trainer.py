@@ -347,8 +347,11 @@ def test_evaluation_streams(name, tokenizer, tmp_path, caplog):
     }
     config = {"max_steps": 1, "per_device_eval_batch_size": 8}
     trainer = solar_trainer(tiny_model("qwen3"), table, tokenizer, tmp_path, config=config, eval_dataset=sets)
-    assert "The plain dataset gets the SFT metrics only, without alignment: it is streaming and has no" in caplog.text
-    assert "The swahili dataset gets the SFT metrics only" in caplog.text
+    assert (
+        "The eval dataset 'plain' gets the SFT metrics only, without alignment: it is streaming and has no"
+        in caplog.text
+    )
+    assert "The eval dataset 'swahili' gets the SFT metrics only" in caplog.text
     metrics = trainer.evaluate()
     of = {name: {k.removeprefix(f"eval_{name}_"): v for k, v in metrics.items() if f"_{name}_" in k} for name in sets}
     for name in ("alignment_loss", "sft_loss", "aligned_pairs", "pivot_similarity/sw", "sft_loss/en", "loss"):

@@ -240,7 +240,7 @@ def _languages(keys: Keys) -> str:
 
 def _no_pivots(keys: Keys, columns: PairingColumns, name: str, option: str | None) -> str:
     if not len(keys.is_pivot):
-        return f"The {name} has no rows."
+        return f"The {name} has no rows. Look at how it was loaded and filtered."
     wanted = " or ".join(map(repr, columns.pivot_languages))
     if keys.is_pivot.any():
         return (
