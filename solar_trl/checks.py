@@ -216,7 +216,7 @@ def check_format(
     """
     names = column_names(dataset)
     skips = (args.dataset_kwargs or {}).get("skip_prepare_dataset", False)
-    known = {"messages", "conversations", "input_ids", args.dataset_text_field}
+    known = {"messages", "conversations", args.dataset_text_field}
     if skips or formatting_func is not None or not names or "input_ids" in names:
         return
     if "prompt" in names and "completion" not in names:

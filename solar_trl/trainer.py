@@ -36,6 +36,7 @@ from .data import (
     without_pairing,
 )
 from .data.content import check_tokens, name_bad_row
+from .data.packing import LENGTHS_COLUMN
 from .data.tables import column_names, read_integers
 from .epochs import EpochCallback
 from .metrics import TrainingAlarms
@@ -211,10 +212,9 @@ class SolarSFTTrainer(SFTTrainer):
             self._term = AlignmentTerm(args.objective, args, self.accelerator, layers, step_tokens)
             self._set_up_pairs(session, pivot_dataset, eval_pivot_dataset, alignment_dataset)
             add_soft_token_head(base_model(self.model))
-            self._evaluates = False
             self._weight = 0.0  # λ of the latest loss
             self._alarms = TrainingAlarms()
-            self._metric_prefix = "eval"
+            self._metric_prefix: str | None = None  # of the evaluation that is under way
             self._sampler: ParallelGroupSampler | None = None
             self._resumes_from: str | None = None
             self._noticed_later_pivots = False
@@ -328,7 +328,7 @@ class SolarSFTTrainer(SFTTrainer):
     def _pair_eval(
         self, dataset: Dataset | IterableDataset, name: str, pivots: Dataset | None
     ) -> Dataset | IterableDataset:
-        packs = self._session.eval_packing and "seq_lengths" not in column_names(dataset)
+        packs = self._session.eval_packing and LENGTHS_COLUMN not in column_names(dataset)
         if isinstance(dataset, Dataset):
             dataset = self._session.pair_eval(dataset, name, pivots)
         else:
@@ -390,8 +390,6 @@ class SolarSFTTrainer(SFTTrainer):
         return count_batches(order, pivot, own, self._train_batch_size)
 
     def train(self, resume_from_checkpoint: str | os.PathLike | bool | None = None, *args, **kwargs):
-        if isinstance(resume_from_checkpoint, os.PathLike):
-            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
         if resume_from_checkpoint:
             has_memory = self._pairs is not None and self._term.memory.has_state
             resume_from_checkpoint = checkpoint_to_resume(
@@ -456,12 +454,12 @@ class SolarSFTTrainer(SFTTrainer):
         if self._pairs is None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         size = len(self._pairs.table)
-        outer, self._evaluates, self._metric_prefix = self._evaluates, True, metric_key_prefix
+        outer, self._metric_prefix = self._metric_prefix, metric_key_prefix
         self._term.meters["eval"].reset()
         try:
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
-            self._evaluates = outer
+            self._metric_prefix = outer
         if not self.args.dataloader_persistent_workers:
             self._pairs.forget(size)  # pivots of a dataset that was only passed here
         return metrics
@@ -520,10 +518,11 @@ class SolarSFTTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Not by the mode of the model, in which a callback may have left it. What callbacks log is no window's end
-        if self._pairs is not None and (self._evaluates or "loss" in logs or "train_runtime" in logs):
-            meter = self._term.meters["eval" if self._evaluates else "train"]
+        if self._pairs is not None and (self._metric_prefix is not None or "loss" in logs or "train_runtime" in logs):
+            evaluates = self._metric_prefix is not None
+            meter = self._term.meters["eval" if evaluates else "train"]
             values = meter.compute(self._pairs.languages)
-            if self._evaluates:
+            if evaluates:
                 values = {f"{self._metric_prefix}_{name}": value for name, value in values.items()}
             elif values:
                 self._alarms.check(values, self.state.global_step)

@@ -74,10 +74,14 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         assert "solar-trl = solar_trl.scripts.cli:main" in archive.read(entry_points).decode()
 
 
-def test_metadata(wheel):
+@pytest.fixture(scope="module")
+def metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
-        metadata = Parser().parsestr(archive.read(name).decode())
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_metadata(metadata):
     assert metadata["Name"] == "solar-trl" and metadata["Version"] == PROJECT["version"]
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown" and "SolarSFTTrainer" in metadata.get_payload()
@@ -85,10 +89,7 @@ def test_metadata(wheel):
 
 
 @needs_github
-def test_the_page_on_pypi_links_to_the_repository(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
-        metadata = Parser().parsestr(archive.read(name).decode())
+def test_the_page_on_pypi_links_to_the_repository(metadata):
     assert f"Repository, {REPOSITORY}" in metadata.get_all("Project-URL")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     own = set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme))

@@ -137,19 +137,17 @@ def test_streaming(adjacent_files, tiny, tmp_path):
 def test_bad_streams(files, arguments, message, adjacent_files, own_files, tmp_path):
     command = ["--model_name_or_path", "no-such-model", "--dataset_streaming", "--output_dir", str(tmp_path)]
     command += ["--data_files", *(adjacent_files if files == "adjacent" else own_files), *arguments.split()]
-    command += [
-        "--prompt_column",
-        "question",
-        "--completion_column",
-        "response",
-        "--use_cpu",
-        "--bf16",
-        "false",
-        "--report_to",
-        "none",
-    ]
+    command += ["--prompt_column", "question", "--completion_column", "response"]
+    command += ["--use_cpu", "--bf16", "false", "--report_to", "none"]
     with pytest.raises(ValueError, match=message):
         main(*make_parser().parse_args_and_config(command))
+
+
+@pytest.mark.parametrize("option", ["data_files", "eval_data_files"])
+def test_other_kinds_of_files_are_named(option, adjacent_files):
+    files = {"data_files": adjacent_files, option: ["rows.csv"]}
+    with pytest.raises(ValueError, match=rf"`--{option}` has 'rows\.csv', expected JSON"):
+        load_splits(SolarScriptArguments(**files), evaluate=False)
 
 
 def test_streams_that_stay_as_they_are(adjacent_files):

@@ -109,11 +109,11 @@ def load_splits(script_args: SolarScriptArguments, evaluate: bool) -> tuple[Rows
     if (script_args.dataset_name is None) == (script_args.data_files is None):
         raise ValueError("Give either `--dataset_name` or `--data_files`, to say what to train on.")
     if script_args.data_files is not None:
-        for name in (*script_args.data_files, *(script_args.eval_data_files or ())):
-            if not _JSON.search(name):
+        for option in ("data_files", "eval_data_files"):
+            if others := [name for name in getattr(script_args, option) or () if not _JSON.search(name)]:
                 raise ValueError(
-                    f"`--data_files` has {name!r}, expected JSON or JSON Lines (.json, .jsonl; compressed is fine). "
-                    "Write it as such, e.g. `Dataset.from_csv(path).to_json('train.jsonl')`."
+                    f"`--{option}` has {others[0]!r}, expected JSON or JSON Lines (.json, .jsonl; compressed is "
+                    "fine). Write it as such, e.g. `Dataset.from_csv(path).to_json('train.jsonl')`."
                 )
         files = {"train": script_args.data_files}
         if script_args.eval_data_files is not None:
