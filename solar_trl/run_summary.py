@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from ._logging import get_logger
 from .config import SolarSFTConfig
+from .data.resolve import is_paired
 from .objectives import Objective
 
 
@@ -72,7 +73,7 @@ def count_batches(order: np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_s
     batch = np.arange(len(order)) // batch_size
     pivot, own = pivot[order], own[order]
     n_keys = max(pivot.max(), own.max()) + 1
-    paired = (pivot >= 0) & (own < 0)
+    paired = is_paired(pivot, own)
     needed = np.unique((batch * n_keys + pivot)[paired])
     present = (batch * n_keys + own)[own >= 0]
     items = np.bincount(needed // n_keys, minlength=batch[-1] + 1)

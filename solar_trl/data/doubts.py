@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 
 from .pairing import PairingColumns, describe_ids
-from .resolve import ResolvedPairs
+from .resolve import ResolvedPairs, is_paired
 
 
 MUCH_TRUNCATED = 0.2  # share of pairs from which on truncation is worth a word
@@ -45,7 +45,7 @@ def doubts(
             f"are aligned with rows of the pivot dataset of the same id instead, e.g. {examples(pairs.replaced)}. If "
             "these are other items, leave the pivot dataset away, or give its items ids of their own."
         )
-    rows = np.flatnonzero((pairs.pivot >= 0) & (pairs.own < 0))
+    rows = np.flatnonzero(is_paired(pairs.pivot, pairs.own))
     if pairs.tokens is None or pairs.pivot_tokens is None:
         return found
     own, theirs = pairs.tokens.select(rows), pairs.pivot_tokens.select(pairs.pivot[rows])
@@ -57,12 +57,11 @@ def doubts(
             f"translation, e.g. {examples(empty)}. They pull summaries toward the end of the text. Look at "
             "`solar_trl.data.parallel_report(dataset)`, and remove them with `filter_parallel`."
         )
-    if max_length is not None:
-        truncated = np.maximum(own.total, theirs.total) >= max_length
-        if truncated.mean() >= MUCH_TRUNCATED:
-            found.append(
-                f"{truncated.mean():.0%} of the pairs of the {name} fill `max_length={max_length}` on one side or "
-                "both, so they were probably cut, each at another place of its text. Raise `max_length`, or leave "
-                "them out of alignment with `truncated_pairs='skip'`."
-            )
+    truncated = pairs.report.truncated
+    if max_length is not None and truncated is not None and truncated >= MUCH_TRUNCATED:
+        found.append(
+            f"{truncated:.0%} of the pairs of the {name} fill `max_length={max_length}` on one side or both, so they "
+            "were probably cut, each at another place of its text. Raise `max_length`, or leave them out of alignment "
+            "with `truncated_pairs='skip'`."
+        )
     return found

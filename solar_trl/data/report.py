@@ -111,8 +111,7 @@ class PairingReport:
         Count per language.
 
         `paired`, `unusable`, `skipped`, `pivot` and `tokens` are over the dataset's rows, `missing` are row indices,
-        and
-        `pivot_tokens` are over the pivot table.
+        and `pivot_tokens` are over the pivot table.
         """
         is_missing = np.zeros(len(paired), bool)
         is_missing[missing] = True
@@ -143,6 +142,13 @@ class PairingReport:
             languages=languages,
             **total,
         )
+
+    @property
+    def truncated(self) -> float | None:
+        """Share of all pairs in which a side fills `max_length`; `None` if lengths or the limit are not known."""
+        known = [(entry.truncated, entry.pairs) for entry in self.languages.values() if entry.truncated is not None]
+        pairs = sum(count for _, count in known)
+        return sum(share * count for share, count in known) / pairs if pairs else None
 
     def to_dict(self) -> dict:
         """Nested plain dict."""

@@ -65,6 +65,20 @@ class ResolvedPairs:
     report: PairingReport
 
 
+def is_paired(pivot: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """
+    Which rows are aligned with a pivot.
+
+    Args:
+        pivot (`numpy.ndarray` of shape `(n,)`), own (`numpy.ndarray` of shape `(n,)`):
+            First pivot of each row's item, and which pivot a row is itself; -1 for none.
+
+    Returns:
+        `numpy.ndarray` of shape `(n,)` and dtype bool: Those that have a pivot and are none.
+    """
+    return (pivot >= 0) & (own < 0)
+
+
 def count_tokens(dataset: Dataset) -> TokenCounts:
     """
     Count the tokens of each row, and those of its response.
@@ -186,7 +200,7 @@ def resolve_pairs(
         replaced = np.flatnonzero(keys.is_pivot & usable & np.isin(keys.item, items))
     pivot = np.where(wants | (own >= 0), first_pivots(keys.item, starts, table_items[starts]), -1)
 
-    paired = (pivot >= 0) & (own < 0)
+    paired = is_paired(pivot, own)
     if not paired.any():
         raise NothingToAlign(_all_truncated(name, max_length))
     # A row without a response token lacks nothing that a pivot could give; a truncated pivot is one all the same

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from .pairing import UNKNOWN_LANGUAGE, column_values
 from .pivots import DRAW_COLUMN, LANGUAGE_COLUMN, OWN_COLUMN, PIVOT_COLUMN, PivotTable, add_integers, language_codes
+from .resolve import is_paired
 from .tables import read_integers
 
 
@@ -30,7 +31,7 @@ class SidePairs:
 
     def __init__(self, dataset: Dataset, table: PivotTable, n_rows: int, seed: int):
         pivot, own = read_integers(dataset, PIVOT_COLUMN), read_integers(dataset, OWN_COLUMN)
-        self._rows = np.flatnonzero((pivot >= 0) & (own < 0))
+        self._rows = np.flatnonzero(is_paired(pivot, own))
         self._dataset = dataset.with_format(None)
         self._table = table
         self._n_rows = n_rows
