@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from solar_trl.benchmark.report_tables import ArmResults, levels_table, to_markd
 from solar_trl.benchmark.results import Run, read_json, read_results, write_json
 from solar_trl.benchmark.runner import check_batches, run_all
 from solar_trl.benchmark.settings import ModelSettings, Settings, data_version, digest, parse_seeds
-from solar_trl.benchmark.training import arm_trainer, held_out_rows, train, training_rows
+from solar_trl.benchmark.training import arm_trainer, held_out_rows, train, training_rows, unsolved_rows
 from solar_trl.benchmark.tuning import apply_tuned, candidates, on_edge, successive_halving, write_tuned
 
 
@@ -164,6 +165,11 @@ def test_arms_are_parsed_with_changes():
         ("solar:pivot_batching=random", "follows from `order`"),
         ("sft:alignment_weight=1", "no field 'alignment_weight'"),
         ("sft:pairs=shuffled", "nothing to shuffle"),
+        ("solar:unsolved=many", "`unsolved` of an arm is 'many'"),
+        ("solar:unsolved=-1", "`unsolved` of an arm is -1"),
+        ("sft:unsolved=5", "needs SolarSFTTrainer"),
+        ("placebo:unsolved=5", "needs SolarSFTTrainer"),
+        ("solar_grouped:unsolved=5", "needs SolarSFTTrainer"),
         ("base:learning_rate=1", "nothing to change"),
     ],
 )
@@ -184,6 +190,7 @@ def test_identity_is_that_of_settings_and_not_of_names():
         Run(ARMS["solar"], 101, TINY),
         Run(ARMS["solar_grouped"], 100, TINY),
         Run(parse_arm("solar:alignment_weight=0.5"), 100, TINY),
+        Run(parse_arm("solar:unsolved=5"), 100, TINY),
         Run(ARMS["solar"], 100, TINY.override(["training.steps=7"])),
         Run(ARMS["solar"], 100, replace(TINY, device="cuda")),
     ]
@@ -318,6 +325,23 @@ def test_different_batches_are_found(folder, tmp_path):
     write_json(runs[1].path(tmp_path), changed)
     with pytest.raises(RuntimeError, match=r"'solar' and 'sft'.*the comparison is void"):
         check_batches(tmp_path, runs)
+
+
+def test_unsolved_problems_are_aligned_and_not_trained_on(folder):
+    rows, trained = unsolved_rows(TINY.data, 4, 100), training_rows(TINY.data, 100)
+    assert Counter(rows["language"]) == {"en": 4, "sw": 4, "th": 4}
+    assert not set(rows["text"]) & set(trained["prompt"]) and not set(rows["parallel_id"]) & set(
+        trained["parallel_id"]
+    )
+    run = Run(parse_arm("solar:unsolved=4,alignment_weight=3"), 100, TINY)
+    worker.make_run(run, folder)
+    found, sft = json.loads(run.path(folder).read_text()), result_of(folder, "sft")
+    assert found["training"]["batches"] == sft["training"]["batches"]
+    assert found["measures"]["items"]["nll"] != sft["measures"]["items"]["nll"]
+    logs = [entry for entry in found["training"]["logs"] if "alignment_loss" in entry]
+    # A pair that two rows of a batch draw is aligned once
+    assert logs and all(0 < entry["aligned_pairs"] <= TINY.training.batch_size for entry in logs)
+    run.path(folder).unlink()
 
 
 def test_placebo_pulls_as_strongly_as_solar_and_on_other_pairs(folder, tmp_path):

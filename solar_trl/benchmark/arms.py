@@ -31,6 +31,9 @@ class Arm:
             on the embeddings too; `"lora_saved_embeddings"`, with the embeddings trained in full.
         pairs (`str`): `"true"`, or `"shuffled"`: no pair is parallel, and the weight is scaled so that the norm of the
             alignment gradient of the base model is what it is with true pairs.
+        unsolved (`int`): How many further problems, without their solutions, are aligned in English and the
+            low-resource languages: in place of the training rows, which are then trained on alone
+            (`alignment_dataset`).
         tuned_as (`str`, *optional*): The arm whose tuned settings it takes; its own without.
         control (`str`, *optional*): The arm that it is compared with.
         config (`Mapping[str, Any]`): Fields of [`SolarSFTConfig`] (of [`~trl.SFTConfig`] for `"sft"`).
@@ -41,6 +44,7 @@ class Arm:
     order: str = "random"
     peft: str | None = None
     pairs: str = "true"
+    unsolved: int = 0
     control: str | None = "sft"
     tuned_as: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -55,6 +59,8 @@ class Arm:
         if self.trainer == "none":
             return {"trainer": "none"}
         values: dict[str, Any] = {name: getattr(self, name) for name in ("trainer", "order", "peft", "pairs")}
+        if self.unsolved:
+            values["unsolved"] = self.unsolved
         values["config"] = {"learning_rate": self.learning_rate(settings), **self.config}
         if self.trainer == "solar":
             # Defaults and presets may change from version to version, and are then other settings
@@ -124,9 +130,9 @@ def parse_arm(text: str) -> Arm:
     """
     An arm by name, with changes: `"solar:alignment_weight=3,alignment_schedule=linear_decay"`.
 
-    Changes are fields of the arm (`order`, `peft`, `pairs`, `control`, `name`) or of its configuration. Values are
-    read as JSON where they are JSON (`null`, `{"layers": [0.5]}`), else as text. Without a `name` of its own the
-    changed arm is called after its changes.
+    Changes are fields of the arm (`order`, `peft`, `pairs`, `unsolved`, `control`, `name`) or of its configuration.
+    Values are read as JSON where they are JSON (`null`, `{"layers": [0.5]}`), else as text. Without a `name` of its
+    own the changed arm is called after its changes.
 
     Raises:
         ValueError: If there is no such arm, field or choice, or the configuration refuses a value.
@@ -147,7 +153,7 @@ def change_arm(arm: Arm, changes: Mapping[str, Any]) -> Arm:
     """An arm with other values of some fields; see [`parse_arm`]."""
     if not changes:
         return arm
-    own = {key: value for key, value in changes.items() if key in {*_CHOICES, "control", "name"}}
+    own = {key: value for key, value in changes.items() if key in {*_CHOICES, "unsolved", "control", "name"}}
     config = {key: value for key, value in changes.items() if key not in own}
     if arm.trainer == "none":
         raise ValueError(f"The arm {arm.name!r} is the base model as it is: it has nothing to change.")
@@ -160,12 +166,21 @@ def change_arm(arm: Arm, changes: Mapping[str, Any]) -> Arm:
             raise ValueError(f"`{key}` is the same for all arms, or follows from `order`: it cannot be set in an arm.")
         if key not in known:
             raise ValueError(
-                f"{arm.name!r} has no field {key!r}: expected order, peft, pairs, control, name, or a field of its "
-                f"configuration ({'SFTConfig' if arm.trainer == 'sft' else 'SolarSFTConfig'})."
+                f"{arm.name!r} has no field {key!r}: expected order, peft, pairs, unsolved, control, name, or a field "
+                f"of its configuration ({'SFTConfig' if arm.trainer == 'sft' else 'SolarSFTConfig'})."
             )
     merged = {**arm.config, **config}
     if arm.trainer == "sft" and own.get("pairs") == "shuffled":
         raise ValueError(f"{arm.name!r} is trained without pairs: there is nothing to shuffle.")
+    unsolved = own.get("unsolved", arm.unsolved)
+    if isinstance(unsolved, bool) or not isinstance(unsolved, int) or unsolved < 0:
+        raise ValueError(f"`unsolved` of an arm is {unsolved!r}, expected a number of problems.")
+    plain = own.get("pairs", arm.pairs) == "true" and own.get("order", arm.order) == "random"
+    if unsolved and not (arm.trainer == "solar" and plain):
+        raise ValueError(
+            f"`unsolved={unsolved}` of {arm.name!r} aligns other problems than those that are trained on: that needs "
+            "SolarSFTTrainer, true pairs and random order."
+        )
     alignment_config(merged)
     if "name" not in own:
         listed = ",".join(f"{key}={_text(value)}" for key, value in sorted(changes.items()))

@@ -21,7 +21,7 @@ from ..trainer import SolarSFTTrainer
 from .arithmetic import load_base_corpus, load_parallel_arithmetic
 from .arms import Arm
 from .models import size_of
-from .settings import DataSettings, Settings
+from .settings import PIVOT, DataSettings, Settings
 
 
 class _RecordsBatches:
@@ -85,6 +85,14 @@ def training_rows(data: DataSettings, seed: int) -> Dataset:
     )
 
 
+def unsolved_rows(data: DataSettings, n: int, seed: int) -> Dataset:
+    """The `n` problems after a seed's training items, without solutions, in English and low-resource languages."""
+    languages = (PIVOT, *data.low)
+    rows = load_parallel_arithmetic(languages, n=data.n_high + n, seed=seed, split="train", **data.problems)
+    rows = rows.select(range(data.n_high * len(languages), len(rows)))
+    return rows.select_columns(["prompt", "language", "parallel_id"]).rename_column("prompt", "text")
+
+
 @lru_cache(maxsize=8)
 def held_out_rows(data: DataSettings, split: str, items: int, seed: int) -> Dataset:
     """Held-out rows of a seed: every item in every language, item by item."""
@@ -135,6 +143,11 @@ def arm_trainer(
     solar = arm.trainer == "solar"
     if solar:
         fields["pivot_batching"] = "grouped" if arm.order == "grouped" and groups is None else "random"
+    columns = ["prompt", "completion", "language", "parallel_id"]
+    aligned: dict[str, Any] = {}
+    if arm.unsolved:
+        columns = columns[:2]
+        aligned["alignment_dataset"] = unsolved_rows(settings.data, arm.unsolved, seed)
     training = settings.training
     args = _arguments(
         SolarSFTConfig if solar else SFTConfig,
@@ -149,10 +162,11 @@ def arm_trainer(
     trainer = (SolarArm if solar else SFTArm)(
         model,
         args,
-        train_dataset=rows.select_columns(["prompt", "completion", "language", "parallel_id"]),
+        train_dataset=rows.select_columns(columns),
         processing_class=tokenizer,
         groups=groups,
         peft_config=_peft_config(arm, settings),
+        **aligned,
     )
     return _silent(trainer)
 
