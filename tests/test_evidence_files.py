@@ -1,15 +1,17 @@
 """The committed results of the benchmark, and the pages that quote them."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from solar_trl.benchmark.contrasts import compare, layer_value
+from solar_trl.benchmark.contrasts import compare, item_values, layer_value
 from solar_trl.benchmark.report import write_report
 from solar_trl.benchmark.report_tables import ArmResults
 from solar_trl.benchmark.results import read_results, unpack_results
+from solar_trl.benchmark.settings import digest
 
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -78,3 +80,59 @@ def test_readme_quotes_what_was_measured(label, arms):
         for results in (control, arm)
     ]
     assert silhouettes == pytest.approx(means, abs=0.00501)
+
+
+# Columns of the lab book: a value per run, in the unit of the page, and half of its last digit
+COLUMNS = {
+    "low": (lambda result: 100 * item_mean(result, "accuracy", "low"), 0.0501),
+    "area": (lambda result: 100 * item_mean(result, "area", "low"), 0.0501),
+    "NLL": (lambda result: item_mean(result, "nll", "low"), 0.00501),
+    "English": (lambda result: 100 * item_mean(result, "accuracy", "pivot"), 0.501),
+    "high": (lambda result: 100 * item_mean(result, "accuracy", "high"), 0.501),
+    "silhouette": (lambda result: layer_value(result, "silhouette"), 0.00501),
+}
+
+
+def item_mean(result, outcome: str, group: str) -> float:
+    return float(np.mean(item_values(result, outcome, group)))
+
+
+@pytest.fixture(scope="module")
+def candidates(unpacked):
+    """Runs of the tuning seeds by seed, for each arm and setting that was tried."""
+    found = defaultdict(dict)
+    for result in read_results(unpacked["tuning"], "tuning"):
+        identity = result["identity"]
+        found[digest({"conditions": identity["conditions"], "arm": identity["arm"]})][result["seed"]] = result
+    return [by_seed for by_seed in found.values() if "area" in next(iter(by_seed.values()))["measures"]["items"]]
+
+
+def lab_book_rows() -> list[dict[str, str]]:
+    """Rows of the tables that tell seeds apart, by the heads of their columns."""
+    rows = []
+    for table in tables((DOCS / "lab_book.md").read_text(encoding="utf-8")):
+        head, _, *body = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+        if "low, by seed" in head:
+            rows += [dict(zip(head, cells, strict=True)) | {"label": " ".join(cells[:2])} for cells in body]
+    return rows
+
+
+def test_the_lab_book_quotes_runs_that_were_made(candidates):
+    """Every row is an arm that was tried, in all columns."""
+    rows = lab_book_rows()
+    assert len(rows) >= 50
+    for row in rows:
+        by_seed = {int(seed): float(low) for seed, low in re.findall(r"(\d+): (\d+)", row["low, by seed"])}
+        columns = [name for name in COLUMNS if name in row]
+        assert by_seed and len(columns) >= 4
+
+        def fits(runs, by_seed=by_seed, columns=columns, row=row) -> bool:
+            if not by_seed.keys() <= runs.keys():
+                return False
+            low = {seed: 100 * item_mean(runs[seed], "accuracy", "low") for seed in by_seed}
+            means = {name: np.mean([COLUMNS[name][0](runs[seed]) for seed in by_seed]) for name in columns}
+            return low == pytest.approx(by_seed, abs=0.501) and all(
+                means[name] == pytest.approx(float(row[name]), abs=COLUMNS[name][1]) for name in columns
+            )
+
+        assert sum(map(fits, candidates)) == 1, row
