@@ -46,13 +46,18 @@ class BatchCounts:
             Pivots that are not in the batch of their translations, per row.
         lonely (`float`):
             Share of pairs in whose batch there is no other item.
+        items (`float`):
+            Different items in a batch, whether they are paired or not.
     """
 
     appended: float
     lonely: float
+    items: float
 
 
-def count_batches(order: np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_size: int) -> BatchCounts:
+def count_batches(
+    order: np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_size: int, uses_batch: bool = True
+) -> BatchCounts:
     """
     Count what meets in batches.
 
@@ -64,15 +69,21 @@ def count_batches(order: np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_s
             none.
         batch_size (`int`):
             Rows of a batch.
+        uses_batch (`bool`, *optional*, defaults to `True`):
+            Whether a pivot that is in the batch serves as the target.
 
     Returns:
         [`BatchCounts`]
     """
     if not len(order):
-        return BatchCounts(0.0, 0.0)
+        return BatchCounts(0.0, 0.0, 0.0)
     batch = np.arange(len(order)) // batch_size
     pivot, own = pivot[order], own[order]
     n_keys = max(pivot.max(), own.max()) + 1
+    unpaired = int((pivot < 0).sum())
+    different = len(np.unique((batch * n_keys + pivot)[pivot >= 0])) + unpaired
+    if not uses_batch:
+        pivot, own = np.where(own >= 0, -1, pivot), np.full_like(own, -1)
     paired = is_paired(pivot, own)
     needed = np.unique((batch * n_keys + pivot)[paired])
     present = (batch * n_keys + own)[own >= 0]
@@ -80,6 +91,7 @@ def count_batches(order: np.ndarray, pivot: np.ndarray, own: np.ndarray, batch_s
     return BatchCounts(
         appended=float(np.isin(needed, present, invert=True).sum() / len(order)),
         lonely=float((items[batch[paired]] == 1).mean()) if paired.any() else 0.0,
+        items=different / int(batch[-1] + 1),
     )
 
 

@@ -225,7 +225,10 @@ class SolarSFTTrainer(SFTTrainer):
             passes = None if counts is None else self._side_passes(counts)
             lonely = 0.0 if counts is None else counts.lonely
             get_logger().info(start_summary(args, args.objective, passes, self._train_batch_size, lonely))
-            if warning := advice(args, args.objective, base_model(self.model)):
+            items = None
+            if counts is not None and alignment_dataset is None:
+                items = counts.items * args.gradient_accumulation_steps * args.world_size
+            for warning in advice(args, args.objective, base_model(self.model), items):
                 get_logger().warning(warning)
 
     # Data
@@ -385,9 +388,8 @@ class SolarSFTTrainer(SFTTrainer):
             order = np.fromiter(self._group_sampler(pivot), np.int64)
         else:
             order = np.random.default_rng(0).permutation(len(pivot))
-        if objective.pivot_gradient == "momentum":  # pivots in the batch are of no use
-            pivot, own = np.where(own >= 0, -1, pivot), np.full_like(own, -1)
-        return count_batches(order, pivot, own, self._train_batch_size)
+        uses_batch = objective.pivot_gradient != "momentum"
+        return count_batches(order, pivot, own, self._train_batch_size, uses_batch)
 
     def train(self, resume_from_checkpoint: str | os.PathLike | bool | None = None, *args, **kwargs):
         if resume_from_checkpoint:

@@ -71,6 +71,26 @@ def test_input_embeddings_that_can_move_alone(tied, lora, config, is_said, token
     assert all("`alignment_kwargs={'embeddings': 'output'}`" in message for message in messages)
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"pivot_batching": "grouped"}, "holds only about 2 different items"),
+        ({"pivot_batching": "grouped", "gradient_accumulation_steps": 3}, "holds only about 6 different items"),
+        ({"pivot_batching": "grouped", "gradient_accumulation_steps": 6}, None),
+        ({"pivot_batching": "random"}, None),
+        ({}, None),
+        ({"alignment_objective": "centroid"}, "Set `pivot_batching='grouped'`"),
+        ({"alignment_objective": "centroid", "pivot_batching": "grouped"}, None),
+    ],
+)
+def test_the_order_of_rows(config, expected, tokenizer, tmp_path, caplog):
+    config = {"per_device_train_batch_size": 4, **config}
+    solar_trainer(tiny_model("qwen2"), token_rows(ITEMS), tokenizer, tmp_path, config=config)
+    told = [record.message for record in caplog.records if "pivot_batching" in record.message]
+    assert len(told) == (expected is not None)
+    assert expected is None or expected in told[0]
+
+
 def test_the_advice_can_be_followed(tokenizer, tmp_path, caplog):
     """The term then leaves the input embeddings alone: tokens that are in no text keep theirs."""
     config = {"alignment_kwargs": {"embeddings": "output"}, "max_steps": 1}

@@ -717,7 +717,8 @@ def brute_force_holm(p_values):
 @pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03], [0.5, 0.001, 0.02, 0.02, 0.9, 0.0099], [0.7, 0.6]])
 def test_holm_over_the_family(p_values):
     contrasts = [
-        Contrast("solar", "sft", str(i), "low", 3, 0, 0, 0, 0, 0, p_value=p, wins=0) for i, p in enumerate(p_values)
+        Contrast("solar", "sft", str(i), "low", 3, 0, 0, 0, 0, 0, p_value=p, wins=0, losses=0)
+        for i, p in enumerate(p_values)
     ]
     found = [each.corrected for each in correct_family(contrasts)]
     assert found == pytest.approx(brute_force_holm(p_values))
@@ -731,12 +732,19 @@ def test_contrasts_pair_seeds():
         fake_result("solar", 107, [1] * 4),
     ]
     found = compare(arm, control, "accuracy")
-    assert found.seeds == 2 and found.wins == 1
+    assert (found.seeds, found.wins, found.losses) == (2, 1, 1)
     assert found.difference == pytest.approx((0.25 - 0.5) / 2)
     assert (found.value, found.reference) == (0.375, 0.5)
     # Two bases with different signs: all four sign vectors are at least as extreme but the two of the smaller sum
     assert found.p_value == 1.0
     assert compare(arm[2:], control, "accuracy") is None
+    same = compare(control, control, "accuracy")
+    assert (same.wins, same.losses) == (0, 0)
+    # A lower NLL is the better one
+    for result, nll in ((arm[0], 0.1), (arm[1], 0.2), (control[1], 0.3), (control[2], 0.3)):
+        result["measures"]["items"]["nll"] = dict.fromkeys(result["measures"]["items"]["accuracy"], [nll] * 4)
+    found = compare(arm[:2], control, "nll")
+    assert found.difference == pytest.approx(-0.15) and (found.wins, found.losses) == (2, 0)
     with pytest.raises(ValueError, match="'depth' is not measured"):
         item_values(arm[0], "depth", "low")
     with pytest.raises(ValueError, match="no group or language 'fr'"):

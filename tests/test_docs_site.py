@@ -62,7 +62,7 @@ def test_tutorial_runs(tmp_path, monkeypatch, capsys, caplog):
             block.replace('"max_steps": 400', '"max_steps": 20').replace('"logging_steps": 100', '"logging_steps": 5'),
             names,
         )
-    assert names["solar"].state.global_step == names["random_order"].state.global_step == 20
+    assert names["solar"].state.global_step == names["grouped"].state.global_step == 20
     assert set(names["scores"]) == {"SFT", "SOLAR"} and "accuracy/sw" in names["scores"]["SOLAR"]
     assert len(names["logs"]) >= 4 and "pivot_similarity/sw" in names["logs"][0]
     # The table that the page shows is the one that is printed

@@ -153,7 +153,9 @@ def test_one_window_is_not_called_two():
 
 
 def test_one_item_has_no_variance(tokenizer, tmp_path):
-    config = {"per_device_train_batch_size": 2, "logging_steps": 1, "max_steps": 4}
+    config = {
+        "per_device_train_batch_size": 2, "logging_steps": 1, "max_steps": 4, "pivot_batching": "grouped",
+    }  # fmt: skip
     trainer = solar_trainer(model(), CLEAN, tokenizer, tmp_path, config=config)
     trainer.train()
     windows = [logs for logs in trainer.state.log_history if "alignment_loss" in logs]

@@ -64,6 +64,9 @@ EXTRA = {
 WHOLE_SEQUENCE = {"text", "pre-tokenized", "formatting_func", "ShareGPT conversations"}
 
 
+GROUPED = {"per_device_train_batch_size": 8, "pivot_batching": "grouped"}
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_trains_on(name, tokenizer, tmp_path, caplog):
     kwargs = {"formatting_func": lambda row: row["q"] + row["a"]} if name == "formatting_func" else {}
@@ -73,7 +76,7 @@ def test_trains_on(name, tokenizer, tmp_path, caplog):
         dataset,
         tokenizer,
         tmp_path,
-        config={**QUIET, "per_device_train_batch_size": 8, "max_steps": 4, **EXTRA.get(name, {})},
+        config={**QUIET, **GROUPED, "max_steps": 4, **EXTRA.get(name, {})},
         eval_dataset=dataset,
         **kwargs,
     )

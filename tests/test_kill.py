@@ -24,7 +24,7 @@ CASES = {
     "while saving": {"kill": ("save", 6)},
     "nf4": {"nf4": True, "lora": True, "config": {"bf16": False}, "kill": ("step", 6)},
     "worker": {"config": {"dataloader_num_workers": 1}, "kill": ("step", 8)},
-    "random order": {"config": {"pivot_batching": "random"}, "kill": ("step", 7)},
+    "grouped order": {"config": {"pivot_batching": "grouped"}, "kill": ("step", 7)},
     "in the first step": {"config": {"save_steps": 2}, "kill": ("step", 3)},
     "two ranks, accumulation": {
         "ranks": 2,

@@ -365,7 +365,7 @@ def test_queue_step_equals_the_reference(tokenizer, tmp_path):
     """Two items per step: in the second epoch, the queue holds older summaries of the same items."""
     rows = token_rows(SPEC)
     kwargs = {**MOMENTUM, "queue_size": 64, "temperature": 0.5}
-    config = {**WHOLE, "per_device_train_batch_size": 6, "max_steps": 6}
+    config = {**WHOLE, "per_device_train_batch_size": 6, "max_steps": 6, "pivot_batching": "grouped"}
     trainer = solar_trainer(
         tiny_model("qwen3"),
         rows,

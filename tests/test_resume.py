@@ -65,7 +65,7 @@ MID_EPOCH = pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 resume
 @pytest.mark.parametrize("step", [pytest.param(2, marks=MID_EPOCH), 3, pytest.param(5, marks=MID_EPOCH)])
 @pytest.mark.parametrize(
     "config",
-    [{}, {"pivot_batching": "random"}, {"dataloader_num_workers": 1}, {"lora": True}],
+    [{}, {"pivot_batching": "grouped"}, {"dataloader_num_workers": 1}, {"lora": True}],
     ids=["full", "random order", "worker", "lora with dropout"],
 )
 def test_resume_is_the_straight_run(config, step, tokenizer, tmp_path):
@@ -84,7 +84,8 @@ def test_resume_is_the_straight_run(config, step, tokenizer, tmp_path):
 
 def test_grouped_order_in_training(tokenizer, tmp_path):
     """Every row once per epoch, another order each epoch, whole groups in a batch."""
-    _, _, batches = train(tmp_path, tokenizer, {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1})
+    config = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1, "pivot_batching": "grouped"}
+    _, _, batches = train(tmp_path, tokenizer, config)
     rows = {tuple(row["input_ids"]): row["parallel_id"] for row in token_rows(SPEC)}
     epochs = [[row for batch in batches[i : i + 3] for row in batch] for i in (0, 3, 6)]
     for epoch in epochs:

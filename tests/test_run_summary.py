@@ -2,13 +2,14 @@
 
 import logging
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from helpers import SPEC, solar_trainer, token_rows
 from models import tiny_model
 
 from solar_trl.data import ALIGNMENT_KEY
-from solar_trl.run_summary import final_summary
+from solar_trl.run_summary import count_batches, final_summary
 
 
 ITEMS = [(language, item) for item in range(12) for language in ("en", "sw", "th", "de")[: 2 + item % 3]]
@@ -30,6 +31,25 @@ def test_share_of_appended_pivots_is_that_of_the_batches(batching, batch_size, t
     tolerance = 1e-9 if batching == "grouped" else 0.15
     assert got.rows == pytest.approx(mean, abs=tolerance)
     assert got.extra_time == pytest.approx(got.rows / 3)
+
+
+@pytest.mark.parametrize("uses_batch", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 40])
+def test_different_items_are_counted(batch_size, uses_batch):
+    rng = np.random.default_rng(batch_size)
+    item = rng.integers(6, size=30)
+    first = np.unique(item, return_index=True)[1]  # the first row of each item is its pivot
+    own = np.full(30, -1)
+    own[first] = item[first]
+    pivot = np.where(rng.random(30) < 0.2, -1, item)
+    pivot[first] = item[first]
+    order = rng.permutation(30)
+    batches = [order[start : start + batch_size] for start in range(0, 30, batch_size)]
+    # An unpaired row is an item of its own
+    expected = [len({("item", pivot[i]) if pivot[i] >= 0 else ("row", i) for i in batch}) for batch in batches]
+    found = count_batches(order, pivot, own, batch_size, uses_batch)
+    assert found.items == pytest.approx(np.mean(expected))
+    assert count_batches(order[:0], pivot, own, batch_size).items == 0
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def test_real_chain_of_thought_in_eleven_languages(lora, tiny, tmp_path):
     assert len(files) == 11
     command = ["examples/sft_solar.py", "--model_name_or_path", tiny, "--data_files", *files]
     command += COLUMNS.format("id").split() + FAST.split()
-    command += ["--per_device_train_batch_size", "11", "--output_dir", str(tmp_path / "out")]
+    command += ["--per_device_train_batch_size", "11", "--pivot_batching", "grouped"]
+    command += ["--output_dir", str(tmp_path / "out")]
     if lora:
         command += ["--use_peft", "--lora_target_modules", "all-linear"]
     out = call(command)
@@ -86,6 +87,8 @@ def test_accelerate_launch_on_two_processes(own_files, tiny, tmp_path):
         "epoch",
         "--per_device_train_batch_size",
         "4",
+        "--pivot_batching",
+        "grouped",
         "--output_dir",
         str(tmp_path / "out"),
     ]

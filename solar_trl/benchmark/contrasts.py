@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.statistics import Interval, check_resampling, holm, percentile_interval, sign_flip
+from ..objectives import layer_indices
 from .settings import PIVOT
 
 
@@ -51,7 +52,7 @@ class Contrast:
         value, reference (`float`): Means of the arm and of the control on these.
         difference, low, high (`float`): Mean paired difference and its 95 % interval.
         p_value (`float`): Two-sided, of no difference: random signs of the bases' mean differences.
-        wins (`int`): Bases on which the arm has the higher value.
+        wins, losses (`int`): Bases on which the arm is better, or worse: the others are ties.
         corrected (`float`, *optional*): The p-value after Holm's correction over the family.
     """
 
@@ -67,6 +68,7 @@ class Contrast:
     high: float
     p_value: float
     wins: int
+    losses: int
     corrected: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,8 +151,8 @@ def layer_value(result: Mapping[str, Any], measure: str, layer: int = -1, group:
 
 
 def middle_layer(result: Mapping[str, Any]) -> int:
-    """Index of the hidden states at half depth."""
-    return (len(result["measures"]["layers"]["silhouette"]["all"]) - 1) // 2
+    """Index of the hidden states at half depth: those that `mid_align` aligns."""
+    return layer_indices([0.5], len(result["measures"]["layers"]["silhouette"]["all"]) - 1)[0]
 
 
 def compare(
@@ -177,6 +179,8 @@ def compare(
     differences = [one - other for one, other in values]
     interval = hierarchical_bootstrap(differences, resamples=resamples)
     by_base = [float(each.mean()) for each in differences]
+    lower_is_better = outcome in [each.name for each in PRIMARY if not each.higher_is_better]
+    gains = -np.array(by_base) if lower_is_better else np.array(by_base)
     return Contrast(
         arm=pairs[0][0]["arm"]["name"],
         control=pairs[0][1]["arm"]["name"],
@@ -189,7 +193,8 @@ def compare(
         low=interval.low,
         high=interval.high,
         p_value=sign_flip(by_base),
-        wins=sum(value > 0 for value in by_base),
+        wins=int((gains > 0).sum()),
+        losses=int((gains < 0).sum()),
     )
 
 

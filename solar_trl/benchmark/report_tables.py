@@ -115,7 +115,7 @@ def contrasts_table(contrasts: Sequence[Contrast], finalists: Sequence[str]) -> 
             "points_ends": (each.low, each.high) if outcomes[each.outcome].points else None,
             "nats": None if outcomes[each.outcome].points else each.difference,
             "nats_ends": None if outcomes[each.outcome].points else (each.low, each.high),
-            "wins": f"{each.wins}/{each.seeds}",
+            "seeds_won": f"{each.wins} : {each.losses}",
             "p": each.p_value,
             "corrected": each.corrected,
         }
@@ -130,7 +130,7 @@ def contrasts_table(contrasts: Sequence[Contrast], finalists: Sequence[str]) -> 
         Column("points_ends", "95 %", "points_interval"),
         Column("nats", "nats", "difference"),
         Column("nats_ends", "95 % ", "difference_interval"),
-        Column("wins", "higher", help="seeds on which the arm has the higher value"),
+        Column("seeds_won", "better : worse", help="seeds; the others are ties"),
         Column("p", "p", "p_value", "random signs of the seeds' differences"),
         Column("corrected", "Holm", "p_value", "corrected over the finalists' primary outcomes"),
     ]
