@@ -31,12 +31,13 @@ _LABELS = {
     "sft_grouped": "SFT, grouped",
     "solar": "SOLAR",
     "solar_grouped": "SOLAR, grouped",
-    "solar_decay": "SOLAR, weight decays",
+    "solar_decay": "SOLAR, weight 3 decays",
     "sft_lora": "SFT, LoRA",
     "solar_lora": "SOLAR, LoRA",
     "hard_token": "hard tokens",
     "mid_align": "middle layer",
     "placebo": "shuffled pairs",
+    "solar[alignment_schedule=linear_decay]": "SOLAR, weight 0.3 decays",
 }
 
 
