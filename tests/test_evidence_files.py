@@ -135,4 +135,4 @@ def test_the_lab_book_quotes_runs_that_were_made(candidates):
                 means[name] == pytest.approx(float(row[name]), abs=COLUMNS[name][1]) for name in columns
             )
 
-        assert sum(map(fits, candidates)) == 1, row
+        assert any(map(fits, candidates)), row
