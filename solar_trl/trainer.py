@@ -198,11 +198,10 @@ class SolarSFTTrainer(SFTTrainer):
                 **kwargs,
             )
         checks.check_precision(self.model, self.accelerator)
-        if args.objective is None and args.alignment_weight == 0:
+        if args.objective is None and args.alignment_weight == 0 and args.pivot_batching == "grouped":
             get_logger().info(
                 "Alignment is off (`alignment_weight=0`): this is `SFTTrainer`, its order of rows included. For a run "
-                f"without alignment in the order of `pivot_batching={args.pivot_batching!r}`, set "
-                "`alignment_weight=1e-9`."
+                "without alignment in the order of `pivot_batching='grouped'`, set `alignment_weight=1e-9`."
             )
         if args.objective is not None:
             checks.check_parallelism(args, self.accelerator, draws=alignment_dataset is not None)

@@ -137,11 +137,13 @@ def test_settings_that_the_objective_does_not_read(settings, name):
 
 def test_weight_zero_says_whose_order_it_is(caplog, tokenizer, tmp_path):
     with caplog.at_level(logging.INFO, logger="solar_trl"):
-        solar_trainer(model(), CLEAN, tokenizer, tmp_path, config={"alignment_weight": 0})
+        config = {"alignment_weight": 0, "pivot_batching": "grouped"}
+        solar_trainer(model(), CLEAN, tokenizer, tmp_path, config=config)
         said = [record.message for record in caplog.records if "Alignment is off" in record.message]
         assert len(said) == 1 and "`alignment_weight=1e-9`" in said[0]
         caplog.clear()
-        solar_trainer(model(), CLEAN, tokenizer, tmp_path, config={"alignment_objective": "none"})
+        for config in ({"alignment_objective": "none"}, {"alignment_weight": 0}):
+            solar_trainer(model(), CLEAN, tokenizer, tmp_path, config=config)
     assert not [record for record in caplog.records if record.name == "solar_trl"]
 
 
