@@ -80,17 +80,16 @@ def count_batches(
     batch = np.arange(len(order)) // batch_size
     pivot, own = pivot[order], own[order]
     n_keys = max(pivot.max(), own.max()) + 1
-    unpaired = int((pivot < 0).sum())
-    different = len(np.unique((batch * n_keys + pivot)[pivot >= 0])) + unpaired
+    different = len(np.unique((batch * n_keys + pivot)[pivot >= 0])) + int((pivot < 0).sum())
     if not uses_batch:
         pivot, own = np.where(own >= 0, -1, pivot), np.full_like(own, -1)
     paired = is_paired(pivot, own)
     needed = np.unique((batch * n_keys + pivot)[paired])
     present = (batch * n_keys + own)[own >= 0]
-    items = np.bincount(needed // n_keys, minlength=batch[-1] + 1)
+    paired_items = np.bincount(needed // n_keys, minlength=batch[-1] + 1)
     return BatchCounts(
         appended=float(np.isin(needed, present, invert=True).sum() / len(order)),
-        lonely=float((items[batch[paired]] == 1).mean()) if paired.any() else 0.0,
+        lonely=float((paired_items[batch[paired]] == 1).mean()) if paired.any() else 0.0,
         items=different / int(batch[-1] + 1),
     )
 

@@ -66,7 +66,7 @@ MID_EPOCH = pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 resume
 @pytest.mark.parametrize(
     "config",
     [{}, {"pivot_batching": "grouped"}, {"dataloader_num_workers": 1}, {"lora": True}],
-    ids=["full", "random order", "worker", "lora with dropout"],
+    ids=["full", "grouped order", "worker", "lora with dropout"],
 )
 def test_resume_is_the_straight_run(config, step, tokenizer, tmp_path):
     config = dict(config)

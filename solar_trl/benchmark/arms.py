@@ -58,9 +58,7 @@ class Arm:
         """What a run with this arm depends on: all but the names."""
         if self.trainer == "none":
             return {"trainer": "none"}
-        values: dict[str, Any] = {name: getattr(self, name) for name in ("trainer", "order", "peft", "pairs")}
-        if self.unsolved:
-            values["unsolved"] = self.unsolved
+        values = _without_later({name: getattr(self, name) for name in _MEANT})
         values["config"] = {"learning_rate": self.learning_rate(settings), **self.config}
         if self.trainer == "solar":
             # Defaults and presets may change from version to version, and are then other settings
@@ -119,6 +117,8 @@ _CHOICES = {
     "peft": (None, "lora", "lora_embeddings", "lora_saved_embeddings"),
     "pairs": ("true", "shuffled"),
 }
+_CHANGEABLE = (*_CHOICES, "unsolved", "control", "name")  # beside the configuration
+_MEANT = ("trainer", "order", "peft", "pairs", "unsolved")  # what a run depends on, beside the configuration
 # The same for all arms, or set by the arm itself
 _FIXED = {
     "output_dir", "seed", "data_seed", "max_steps", "num_train_epochs", "per_device_train_batch_size", "use_cpu",
@@ -153,7 +153,7 @@ def change_arm(arm: Arm, changes: Mapping[str, Any]) -> Arm:
     """An arm with other values of some fields; see [`parse_arm`]."""
     if not changes:
         return arm
-    own = {key: value for key, value in changes.items() if key in {*_CHOICES, "unsolved", "control", "name"}}
+    own = {key: value for key, value in changes.items() if key in _CHANGEABLE}
     config = {key: value for key, value in changes.items() if key not in own}
     if arm.trainer == "none":
         raise ValueError(f"The arm {arm.name!r} is the base model as it is: it has nothing to change.")
@@ -166,26 +166,25 @@ def change_arm(arm: Arm, changes: Mapping[str, Any]) -> Arm:
             raise ValueError(f"`{key}` is the same for all arms, or follows from `order`: it cannot be set in an arm.")
         if key not in known:
             raise ValueError(
-                f"{arm.name!r} has no field {key!r}: expected order, peft, pairs, unsolved, control, name, or a field "
-                f"of its configuration ({'SFTConfig' if arm.trainer == 'sft' else 'SolarSFTConfig'})."
+                f"{arm.name!r} has no field {key!r}: expected {', '.join(_CHANGEABLE)}, or a field of its "
+                f"configuration ({'SFTConfig' if arm.trainer == 'sft' else 'SolarSFTConfig'})."
             )
-    merged = {**arm.config, **config}
-    if arm.trainer == "sft" and own.get("pairs") == "shuffled":
+    changed = replace(arm, config={**arm.config, **config}, **own)
+    if arm.trainer == "sft" and changed.pairs == "shuffled":
         raise ValueError(f"{arm.name!r} is trained without pairs: there is nothing to shuffle.")
-    unsolved = own.get("unsolved", arm.unsolved)
+    unsolved = changed.unsolved
     if isinstance(unsolved, bool) or not isinstance(unsolved, int) or unsolved < 0:
         raise ValueError(f"`unsolved` of an arm is {unsolved!r}, expected a number of problems.")
-    plain = own.get("pairs", arm.pairs) == "true" and own.get("order", arm.order) == "random"
-    if unsolved and not (arm.trainer == "solar" and plain):
+    if unsolved and (changed.trainer, changed.pairs, changed.order) != ("solar", "true", "random"):
         raise ValueError(
             f"`unsolved={unsolved}` of {arm.name!r} aligns other problems than those that are trained on: that needs "
             "SolarSFTTrainer, true pairs and random order."
         )
-    alignment_config(merged)
-    if "name" not in own:
-        listed = ",".join(f"{key}={_text(value)}" for key, value in sorted(changes.items()))
-        own["name"] = f"{arm.name}[{listed}]" if "[" not in arm.name else f"{arm.name[:-1]},{listed}]"
-    return replace(arm, config=merged, **own)
+    alignment_config(changed.config)
+    if "name" in own:
+        return changed
+    listed = ",".join(f"{key}={_text(value)}" for key, value in sorted(changes.items()))
+    return replace(changed, name=f"{arm.name}[{listed}]" if "[" not in arm.name else f"{arm.name[:-1]},{listed}]")
 
 
 def alignment_config(config: Mapping[str, Any]) -> SolarSFTConfig:
@@ -204,13 +203,17 @@ def alignment_config(config: Mapping[str, Any]) -> SolarSFTConfig:
     return bare
 
 
-_LATER = {"embeddings": "input"}  # came after the first reported runs, which had this value
+_LATER = {"embeddings": "input", "unsolved": 0}  # came after the first reported runs, which had these values
+
+
+def _without_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values without those that the first reported runs had before there were fields for them."""
+    return {name: value for name, value in values.items() if (name, value) not in _LATER.items()}
 
 
 def _meaning(objective: Objective) -> dict[str, Any]:
     """A point of the frame, without what is only told about it."""
-    values = {name: getattr(objective, name) for name in FRAME_FIELDS}
-    return {name: value for name, value in values.items() if (name, value) not in _LATER.items()}
+    return _without_later({name: getattr(objective, name) for name in FRAME_FIELDS})
 
 
 def _alignment_fields() -> set[str]:

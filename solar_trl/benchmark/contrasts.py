@@ -37,6 +37,7 @@ PRIMARY = (
     Outcome("area", "area under the accuracy curve"),
     Outcome("nll", "NLL (nats per token)", higher_is_better=False, points=False),
 )
+OUTCOMES = {outcome.name: outcome for outcome in PRIMARY}
 RESAMPLES = 10_000
 
 
@@ -179,8 +180,7 @@ def compare(
     differences = [one - other for one, other in values]
     interval = hierarchical_bootstrap(differences, resamples=resamples)
     by_base = [float(each.mean()) for each in differences]
-    lower_is_better = outcome in [each.name for each in PRIMARY if not each.higher_is_better]
-    gains = -np.array(by_base) if lower_is_better else np.array(by_base)
+    gains = np.array(by_base) if OUTCOMES[outcome].higher_is_better else -np.array(by_base)
     return Contrast(
         arm=pairs[0][0]["arm"]["name"],
         control=pairs[0][1]["arm"]["name"],

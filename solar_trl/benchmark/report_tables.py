@@ -10,7 +10,7 @@ import numpy as np
 
 from ..report.table import Column, Table
 from .arms import ARMS
-from .contrasts import PRIMARY, Contrast, item_values, layer_value, middle_layer
+from .contrasts import OUTCOMES, Contrast, item_values, layer_value, middle_layer
 from .settings import PIVOT
 
 
@@ -104,17 +104,16 @@ def levels_table(part: ArmResults) -> Table:
 
 def contrasts_table(contrasts: Sequence[Contrast], finalists: Sequence[str]) -> Table:
     """Primary outcomes against the control of the same order and method."""
-    outcomes = {outcome.name: outcome for outcome in PRIMARY}
     rows = [
         {
             "arm": each.arm,
             "control": each.control,
-            "outcome": outcomes[each.outcome].label,
+            "outcome": OUTCOMES[each.outcome].label,
             "seeds": each.seeds,
-            "points": each.difference if outcomes[each.outcome].points else None,
-            "points_ends": (each.low, each.high) if outcomes[each.outcome].points else None,
-            "nats": None if outcomes[each.outcome].points else each.difference,
-            "nats_ends": None if outcomes[each.outcome].points else (each.low, each.high),
+            "points": each.difference if OUTCOMES[each.outcome].points else None,
+            "points_ends": (each.low, each.high) if OUTCOMES[each.outcome].points else None,
+            "nats": None if OUTCOMES[each.outcome].points else each.difference,
+            "nats_ends": None if OUTCOMES[each.outcome].points else (each.low, each.high),
             "seeds_won": f"{each.wins} : {each.losses}",
             "p": each.p_value,
             "corrected": each.corrected,

@@ -143,11 +143,12 @@ def arm_trainer(
     solar = arm.trainer == "solar"
     if solar:
         fields["pivot_batching"] = "grouped" if arm.order == "grouped" and groups is None else "random"
-    columns = ["prompt", "completion", "language", "parallel_id"]
+    columns = ["prompt", "completion"]
     aligned: dict[str, Any] = {}
     if arm.unsolved:
-        columns = columns[:2]
         aligned["alignment_dataset"] = unsolved_rows(settings.data, arm.unsolved, seed)
+    else:
+        columns += ["language", "parallel_id"]
     training = settings.training
     args = _arguments(
         SolarSFTConfig if solar else SFTConfig,
